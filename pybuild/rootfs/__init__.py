@@ -1,0 +1,1 @@
+"""A root filesystem that we do not trust: its index, safe paths, owners, attributes."""
