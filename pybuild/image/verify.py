@@ -1,0 +1,38 @@
+"""Every blob that is read from outside passes here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+from pybuild.errors import ContentMismatch
+from pybuild.image.descriptor import Descriptor
+
+
+class DigestMismatch(ContentMismatch):
+    """A blob's bytes do not have the digest or the size that its descriptor names."""
+
+    code = "digest-mismatch"
+
+
+def verified(chunks: Iterable[bytes], descriptor: Descriptor) -> Iterator[bytes]:
+    """Passes the chunks on; raises DigestMismatch as soon as there are more bytes than named,
+    and at the end when the size or the digest differs."""
+    hasher = hashlib.new(descriptor.digest.algorithm)
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > descriptor.size:
+            raise DigestMismatch(
+                f"blob {descriptor.digest} is larger than the {descriptor.size} bytes named"
+            )
+        hasher.update(chunk)
+        yield chunk
+    if size != descriptor.size:
+        raise DigestMismatch(
+            f"blob {descriptor.digest} ended after {size} of {descriptor.size} bytes"
+        )
+    if hasher.hexdigest() != descriptor.digest.hex:
+        raise DigestMismatch(
+            f"blob {descriptor.digest} arrived as {descriptor.digest.algorithm}:{hasher.hexdigest()}"
+        )
