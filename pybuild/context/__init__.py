@@ -1,0 +1,1 @@
+"""Where a build's files come from: a folder, or a git repository fetched into one."""

@@ -1,0 +1,59 @@
+"""What can be wrong with a build context."""
+
+from __future__ import annotations
+
+from pybuild.errors import InputError
+
+
+class ContextMissing(InputError):
+    """The folder given as context does not exist, or is no folder."""
+
+    code = "context-missing"
+
+
+class ContextUnknown(InputError):
+    """The context is written in a form that no kind of context has."""
+
+    code = "context-unknown"
+
+
+class ContextUnreadable(InputError):
+    """A file of the context exists but can't be read by the user who builds."""
+
+    code = "context-unreadable"
+
+
+class DockerfileMissing(InputError):
+    """No Dockerfile at the place named, neither from the working folder nor in the context."""
+
+    code = "dockerfile-missing"
+
+
+class GitRefMissing(InputError):
+    """The repository has no such branch, tag or commit."""
+
+    code = "git-ref-missing"
+
+
+class GitRepositoryMissing(InputError):
+    """The host answered, but has no such repository (or hides it from us)."""
+
+    code = "git-repository-missing"
+
+
+class GitDenied(InputError):
+    """The git host refused the credentials, or wants some and none were given."""
+
+    code = "git-denied"
+
+
+class GitUnreachable(InputError):
+    """The git host could not be reached."""
+
+    code = "git-unreachable"
+
+
+class GitFailed(InputError):
+    """git ended with an error of another kind, or is not installed, or took too long."""
+
+    code = "git-failed"
