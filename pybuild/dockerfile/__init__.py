@@ -1,0 +1,1 @@
+"""Dockerfile text as typed instructions, each with its place: no disk, no network."""

@@ -1,0 +1,254 @@
+"""Typed instructions. Texts are as written: variables are replaced when the build is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pybuild.dockerfile.heredoc import Heredoc, parse_heredoc
+from pybuild.dockerfile.mounts import MountSpec
+from pybuild.dockerfile.nodes import Lint
+from pybuild.errors import Source
+
+
+@dataclass(frozen=True, slots=True)
+class ShellForm:
+    """A command for the shell of the stage."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExecForm:
+    """A command and its arguments, run without a shell (JSON array)."""
+
+    args: tuple[str, ...]
+
+
+Command = ShellForm | ExecForm
+
+
+@dataclass(frozen=True, slots=True)
+class From:
+    """`image` may be another stage's name; `name` is lower case, "" if none."""
+
+    image: str
+    platform: str
+    name: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """Name and default, None where no default is given."""
+
+    pairs: tuple[tuple[str, str | None], ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    pairs: tuple[tuple[str, str], ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    pairs: tuple[tuple[str, str], ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Maintainer:
+    name: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`network` is default, none or host; `security` sandbox or insecure ("" if not given)."""
+
+    command: Command
+    heredocs: tuple[Heredoc, ...]
+    mounts: tuple[MountSpec, ...]
+    network: str
+    security: str
+    devices: tuple[str, ...]
+    source: Source
+
+    @property
+    def script(self) -> str:
+        """What the shell gets to run; "" for the exec form.
+
+        `RUN <<EOF` runs the here-document itself; of any other line the shell reads the line with
+        its here-documents below it.
+        """
+        if isinstance(self.command, ExecForm):
+            return ""
+        text = self.command.text
+        if not self.heredocs:
+            return text
+        if self._is_one_heredoc():
+            return self.heredocs[0].data
+        return text + "".join(f"\n{doc.content}{doc.name}" for doc in self.heredocs)
+
+    @property
+    def program(self) -> Heredoc | None:
+        """The here-document to put into a file and to execute, as it starts with `#!`."""
+        if self._is_one_heredoc() and self.heredocs[0].data.startswith("#!"):
+            return self.heredocs[0]
+        return None
+
+    def _is_one_heredoc(self) -> bool:
+        return (
+            isinstance(self.command, ShellForm)
+            and bool(self.heredocs)
+            and parse_heredoc(self.command.text) is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """`heredocs` are sources too; `from_` is a stage's name or number, or an image, or ""."""
+
+    sources: tuple[str, ...]
+    destination: str
+    heredocs: tuple[Heredoc, ...]
+    from_: str
+    chown: str
+    chmod: str
+    link: bool
+    parents: bool
+    exclude: tuple[str, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """`unpack` is None where it was not given: local archives are unpacked, fetched ones not."""
+
+    sources: tuple[str, ...]
+    destination: str
+    heredocs: tuple[Heredoc, ...]
+    chown: str
+    chmod: str
+    link: bool
+    keep_git_dir: bool
+    checksum: str
+    exclude: tuple[str, ...]
+    unpack: bool | None
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Workdir:
+    path: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    user: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Expose:
+    ports: tuple[str, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    paths: tuple[str, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Cmd:
+    command: Command
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Entrypoint:
+    command: Command
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    args: tuple[str, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Healthcheck:
+    """`test` as in an image config: ("NONE",), ("CMD", …) or ("CMD-SHELL", text).
+
+    Times are nanoseconds; 0 stands for the runtime's default.
+    """
+
+    test: tuple[str, ...]
+    interval: int
+    timeout: int
+    start_period: int
+    start_interval: int
+    retries: int
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Stopsignal:
+    signal: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Onbuild:
+    """`text` is what the image config keeps; `instruction` the same, read."""
+
+    text: str
+    instruction: Instruction
+    source: Source
+
+
+Instruction = (
+    Arg
+    | Env
+    | Label
+    | Maintainer
+    | Run
+    | Copy
+    | Add
+    | Workdir
+    | User
+    | Expose
+    | Volume
+    | Cmd
+    | Entrypoint
+    | Shell
+    | Healthcheck
+    | Stopsignal
+    | Onbuild
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """From one FROM to the next; `name` is lower case, "" if none."""
+
+    index: int
+    name: str
+    origin: From
+    instructions: tuple[Instruction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerfile:
+    file: str
+    escape: str
+    directives: Mapping[str, str]
+    meta_args: tuple[Arg, ...]
+    stages: tuple[Stage, ...]
+    warnings: tuple[Lint, ...]
