@@ -134,8 +134,6 @@ class DirectoryContext:
         Absolute targets start at the root and `..` stops there; a missing tail is kept as it is.
         Raises SymlinkLoop.
         """
-        from pybuild.rootfs.index import SymlinkLoop
-
         done = ""
         rest = [part for part in reversed(path.split("/")) if part not in ("", ".")]
         links = 0
@@ -151,6 +149,8 @@ class DirectoryContext:
                 continue
             links += 1
             if links > _MAX_LINKS:
+                from pybuild.rootfs.index import SymlinkLoop
+
                 raise SymlinkLoop(f"{path} in the context leads through too many symbolic links")
             if target.startswith("/"):
                 done = ""

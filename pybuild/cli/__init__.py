@@ -1,0 +1,1 @@
+"""The command lines: kaniko's `executor` and `warmer`, and `pybuild`'s own."""

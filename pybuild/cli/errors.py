@@ -1,0 +1,41 @@
+"""What can be wrong with a command line."""
+
+from __future__ import annotations
+
+from pybuild.errors import InputError
+
+
+class UnknownFlag(InputError):
+    """The command has no flag of that name."""
+
+    code = "unknown-flag"
+
+
+class BadFlag(InputError):
+    """A flag has a value it can't have, lacks one, or is given twice."""
+
+    code = "bad-flag"
+
+
+class UnexpectedArgument(InputError):
+    """A word on the command line belongs to no flag and names nothing the command takes."""
+
+    code = "unexpected-argument"
+
+
+class UnknownCommand(InputError):
+    """The program has no command of that name."""
+
+    code = "unknown-command"
+
+
+class NoDestination(InputError):
+    """Neither a reference to push to was given, nor that nothing is to be pushed."""
+
+    code = "no-destination"
+
+
+class FlagsContradict(InputError):
+    """Two flags can't be had together, or one needs another."""
+
+    code = "flags-contradict"
