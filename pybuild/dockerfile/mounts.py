@@ -17,7 +17,7 @@ _ALIASES = {
     "ro": "readonly",
     "rw": "readwrite",
 }
-_KEYS = [
+_KEYS = (
     "type",
     "from",
     "source",
@@ -32,7 +32,7 @@ _KEYS = [
     "uid",
     "gid",
     "env",
-]
+)
 _SWITCHES = ("readonly", "readwrite", "required")
 _ONLY_IN = {
     "required": ("secret", "ssh"),
