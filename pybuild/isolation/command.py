@@ -1,0 +1,100 @@
+"""What is run, on what, and the two roles of an isolation, as values and Protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import threading
+
+    from pybuild.image.digest import Digest
+    from pybuild.layer.changes import Change
+    from pybuild.rootfs.ids import Ids
+    from pybuild.rootfs.index import Tree
+
+Output = Callable[[int, bytes], None]
+
+
+class Network(Enum):
+    HOST = "host"  # the container's own
+    NONE = "none"  # a new one with nothing but lo
+
+
+@dataclass(frozen=True, slots=True)
+class RunMount:
+    """One mount that only this RUN sees. `target` is absolute in the image; `source` a path
+    outside: a directory for "bind", a regular file for "file", None for "tmpfs"."""
+
+    kind: Literal["bind", "tmpfs", "file"]
+    target: str
+    source: Path | None = None
+    read_only: bool = False
+    size: int = 0  # of a tmpfs in bytes; 0: the kernel's default
+    uid: int = 0  # uid, gid and mode: of a tmpfs
+    gid: int = 0
+    mode: int = 0o1777
+
+
+@dataclass(frozen=True, slots=True)
+class RunCommand:
+    """One RUN: `argv` is never empty, `env` is the whole environment, `cwd` is absolute."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    cwd: str
+    ids: Ids
+    mounts: tuple[RunMount, ...] = ()
+    network: Network = Network.HOST
+    hostname: str = ""  # "": the container's
+
+
+@dataclass(frozen=True, slots=True)
+class StackedLayer:
+    """A layer and its place: `chain` names it together with all below it."""
+
+    chain: Digest
+    open_tar: Callable[[], Iterator[bytes]]  # uncompressed, verified
+    below: Tree
+
+
+class Root(Protocol):
+    """A stage's root filesystem on disk, as far as it has been needed. One thread at a time."""
+
+    def apply(self, layers: Sequence[StackedLayer]) -> None:
+        """Puts layers on top of what is there, in order."""
+
+    def run(self, command: RunCommand, output: Output, cancelled: threading.Event) -> int:
+        """Gives the exit status, 128 + n where signal n ended it. `output` is called with 1 or 2
+        and what was written, as it comes, in the calling thread. A set `cancelled` kills the
+        command with all its descendants. Raises ProgramMissing, ProgramNotExecutable,
+        WorkingDirectoryMissing, IsolationFailed, RunnerLost."""
+
+    def changes(self, below: Tree) -> Iterator[Change]:
+        """What the last run changed; `below` is the tree before it."""
+
+    def settle(self, chain: Digest) -> None:
+        """The last run's changes are part of the root from now on, under this chain ID."""
+
+    def content(self, path: str) -> Path | None:
+        """Where the bytes of the regular file at this exact (resolved) path of the image can be
+        read from outside; None where they are not on disk."""
+
+    def close(self) -> None:
+        """Lets go of what only this root needs. Idempotent."""
+
+
+class Isolation(Protocol):
+    """A way to run commands on roots. `parallel`: several roots may run at once."""
+
+    name: str
+    parallel: bool
+    fidelity: str
+
+    def open_root(self) -> Root: ...
+
+    def close(self) -> None:
+        """Everything put back, all processes ended. Idempotent."""

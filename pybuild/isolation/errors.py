@@ -1,0 +1,121 @@
+"""What can go wrong between a RUN instruction and its process."""
+
+from __future__ import annotations
+
+import errno as errno_names
+import os
+
+from pybuild.errors import HostUnsupported, InputError, PybuildError, RunFailed
+
+
+def describe_errno(number: int) -> str:
+    """For example `EPERM (Operation not permitted)`."""
+    return f"{errno_names.errorcode.get(number, str(number))} ({os.strerror(number)})"
+
+
+class IsolationUnsupported(HostUnsupported):
+    """The isolation that was asked for, or every one, can't work in this container."""
+
+    code = "isolation-unsupported"
+
+
+class NotInContainer(HostUnsupported):
+    """This isolation replaces `/`, and this looks like a machine rather than a container."""
+
+    code = "not-in-container"
+
+
+class IsolationFailed(HostUnsupported):
+    """A RUN could not be entered although the isolation was found to work: a step of the kernel's
+    was refused."""
+
+    code = "isolation-failed"
+
+    def __init__(self, step: str, number: int, detail: str) -> None:
+        what = f"{step}: {detail}: " if detail else f"{step}: "
+        super().__init__(
+            f"a RUN could not be entered: {what}{describe_errno(number)}",
+            hint="run `pybuild doctor` in this container; another --isolation may work",
+        )
+        self.step = step
+        self.errno = number
+
+
+class RunnerLost(PybuildError):
+    """The process that starts RUN commands ended unexpectedly, most often for want of memory."""
+
+    code = "runner-lost"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            f"the process that starts RUN commands is gone: {detail}",
+            hint="check whether the container ran out of memory (OOMKilled)",
+        )
+
+
+class ProgramMissing(RunFailed):
+    """The program of a RUN in exec form, or the shell, is not in the image; status 127."""
+
+    code = "program-missing"
+
+    def __init__(self, program: str, search_path: str) -> None:
+        where = "" if "/" in program else f" in PATH ({search_path})"
+        super().__init__(
+            f"executable not found{where}: {program}",
+            status=127,
+            hint="the image has no such program; in an image without a shell use RUN's exec form",
+        )
+
+
+class ProgramNotExecutable(RunFailed):
+    """The program of a RUN is there but can't be started; status 126."""
+
+    code = "program-not-executable"
+
+    def __init__(self, program: str, number: int) -> None:
+        hints = {
+            errno_names.EACCES: "check its mode (chmod +x) and the USER that RUN works as",
+            errno_names.ENOEXEC: "is it built for another platform, or a script without `#!`?",
+            errno_names.ENOENT: "its interpreter (`#!` line or dynamic loader) is not in the image",
+        }
+        super().__init__(
+            f"cannot execute {program}: {describe_errno(number)}",
+            status=126,
+            hint=hints.get(number, ""),
+        )
+
+
+class WorkingDirectoryMissing(InputError):
+    """The working directory of a RUN is not in the image, or is not a directory."""
+
+    code = "working-directory-missing"
+
+    def __init__(self, directory: str, number: int) -> None:
+        super().__init__(
+            f"RUN can't enter its working directory {directory}: {describe_errno(number)}",
+            hint="WORKDIR makes it; was it removed by a later RUN?",
+        )
+
+
+class TooManyLayers(HostUnsupported):
+    """The stack has more layers than one overlay mount can hold."""
+
+    code = "too-many-layers"
+
+    def __init__(self, layers: int, limit: str) -> None:
+        super().__init__(
+            f"{layers} layers are too many for one overlay mount ({limit})",
+            hint="squash the base image, or join RUN and COPY instructions",
+        )
+
+
+class MountUnsupported(HostUnsupported):
+    """A RUN flag asks for something that this isolation can't give."""
+
+    code = "run-mount-unsupported"
+
+
+class PutBackFailed(PybuildError):
+    """The container's own files could not all be put back after a build in place."""
+
+    code = "put-back-failed"

@@ -1,0 +1,195 @@
+"""RUN in namespaces of its own, on an overlay of unpacked layers.
+
+Works with CAP_SYS_ADMIN, or where a new user namespace may be made and mounted in. Only `probe`
+decides which; what it found is a `Setup`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pybuild.isolation import runner
+from pybuild.isolation.command import Network, Output, Root, RunCommand, StackedLayer
+from pybuild.isolation.in_place import PlainRoot
+from pybuild.isolation.mounts import OverlayStack, Setup, root_operations
+from pybuild.isolation.process import Request, Runner, status_of
+from pybuild.isolation.removal import remove_stub, remove_tree
+from pybuild.isolation.store import LayerStore, copy_attributes
+
+if TYPE_CHECKING:
+    from pybuild.image.digest import Digest
+    from pybuild.layer.changes import Change
+    from pybuild.rootfs.index import Tree
+
+LAYERS, WORK, MERGED, PLAIN = "l", "w", "m", "p"
+
+
+class Namespace:
+    """Owns `directory` (made here, removed by `close`) and `helper`, the runner process.
+
+    `directory` has to lie where overlay takes an upper directory: on a volume, not on the
+    container's own root filesystem. A write through a hard link of an earlier layer changes that
+    one name only, as in every builder on overlay."""
+
+    name = "namespace"
+    parallel = True
+    fidelity = "full"
+
+    def __init__(self, directory: Path, setup: Setup, helper: Runner) -> None:
+        self.setup = setup
+        self._directory = directory
+        self._helper = helper
+        for name in (LAYERS, WORK, MERGED, PLAIN):
+            (directory / name).mkdir(parents=True, exist_ok=True)
+        # Nobody else in the container has business here; RUN's users get in through the mount.
+        directory.chmod(0o700)
+        self._layers = LayerStore(directory / LAYERS, user_xattrs=setup.user_xattrs)
+
+    def open_root(self) -> Root:
+        name = self._layers.new_name()
+        if self.setup.overlay:
+            mount_point = self._directory / MERGED / name
+            mount_point.mkdir()
+            return _OverlayRoot(self._layers, mount_point, self._enter_stack, self.setup)
+        directory = self._directory / PLAIN / name
+        directory.mkdir(mode=0o755)
+        return PlainRoot(directory, self._enter, remove_tree)
+
+    def _enter_stack(
+        self, stack: OverlayStack, command: RunCommand, output: Output, cancelled: threading.Event
+    ) -> int:
+        return self._enter(stack, stack.directory / stack.upper, command, output, cancelled)
+
+    def _enter(
+        self,
+        base: OverlayStack | Path,
+        stubs_in: Path,
+        command: RunCommand,
+        output: Output,
+        cancelled: threading.Event,
+    ) -> int:
+        request = request_for(base, self.setup, command)
+        outcome = self._helper.run(request, output, cancelled)
+        for stub in reversed(outcome.stubs):
+            remove_stub(stubs_in, stub)
+        return status_of(outcome, request)
+
+    def close(self) -> None:
+        self._helper.close()
+        remove_tree(self._directory)
+
+
+def request_for(base: OverlayStack | Path, setup: Setup, command: RunCommand) -> Request:
+    no_network = command.network is Network.NONE
+    return Request(
+        argv=command.argv,
+        env=command.env,
+        cwd=command.cwd,
+        uid=command.ids.uid,
+        gid=command.ids.gid,
+        groups=command.ids.groups,
+        flags=setup.clone_flags() | (runner.CLONE_NEWNET if no_network else 0),
+        operations=root_operations(base, setup, command.mounts),
+        maps=identity_maps() if setup.user_namespace else (),
+        hostname=command.hostname,
+        loopback=no_network,
+    )
+
+
+def identity_maps() -> tuple[tuple[str, bytes], ...]:
+    """Every id that this container has, as itself: user_namespaces(7). Needs CAP_SETUID and
+    CAP_SETGID in the container."""
+    return tuple((name, identity_map(Path("/proc/self", name).read_text())) for name in MAPS)
+
+
+MAPS = ("uid_map", "gid_map")
+
+
+def identity_map(ours: str) -> bytes:
+    """From the container's own map, lines of inside, outside, count."""
+    lines = []
+    for line in ours.splitlines():
+        inside, _, count = line.split()
+        lines.append(f"{inside} {inside} {count}\n")
+    return "".join(lines).encode()
+
+
+class _OverlayRoot:
+    """A stack of layer directories. Each RUN gets a new upper directory, which is its change set,
+    and one more lower directory once that is settled: nothing is copied."""
+
+    def __init__(
+        self,
+        layers: LayerStore,
+        mount_point: Path,
+        enter: Callable[[OverlayStack, RunCommand, Output, threading.Event], int],
+        setup: Setup,
+    ) -> None:
+        self._layers = layers
+        self._mount_point = mount_point
+        self._enter = enter
+        self._setup = setup
+        self._stack: list[str] = []
+        self._upper = ""  # of the last run, until it is settled
+        self._known: dict[str, tuple[str, ...]] = {}
+
+    def apply(self, layers: Sequence[StackedLayer]) -> None:
+        self._stack += self._layers.ensure(layers, self._stack)
+        self._known.clear()
+
+    def run(self, command: RunCommand, output: Output, cancelled: threading.Event) -> int:
+        self._discard_upper()
+        if not self._stack:
+            self._stack.append(self._layers.empty())
+        self._upper = self._layers.empty()
+        upper = self._layers.path(self._upper)
+        copy_attributes(self._layers.path(self._stack[-1]), upper)
+        work = self._layers.directory.parent / WORK / self._upper
+        work.mkdir()
+        stack = OverlayStack(
+            directory=self._layers.directory,
+            lowers=tuple(self._stack),
+            upper=self._upper,
+            work=f"../{WORK}/{self._upper}",
+            mount_point=self._mount_point,
+        )
+        try:
+            return self._enter(stack, command, output, cancelled)
+        finally:
+            remove_tree(work)
+
+    def changes(self, below: Tree) -> Iterator[Change]:
+        from pybuild.layer.snapshot import overlay_changes
+
+        assert self._upper, "changes() before any run()"
+        upper = self._layers.path(self._upper)
+        marks = self._setup.user_xattrs
+        return overlay_changes(upper, below, user_xattrs=marks, ignore=lambda _path: False)
+
+    def settle(self, chain: Digest) -> None:
+        assert self._upper, "settle() before any run()"
+        self._layers.settle(chain, self._upper)
+        self._stack.append(self._upper)
+        self._upper = ""
+        self._known.clear()
+
+    def content(self, path: str) -> Path | None:
+        """Between a run and its settling, the run's changes count already."""
+        if self._upper:
+            return self._layers.find([*self._stack, self._upper], path, {})
+        return self._layers.find(self._stack, path, self._known)
+
+    def _discard_upper(self) -> None:
+        if self._upper:
+            remove_tree(self._layers.path(self._upper))
+            self._upper = ""
+
+    def close(self) -> None:
+        """Layers stay for other stages, until the isolation is closed."""
+        self._discard_upper()
+        if self._mount_point.exists():
+            os.rmdir(self._mount_point)

@@ -1,0 +1,90 @@
+"""Deleting what is ours, without following a link and without ever going through a mount."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+
+def mount_points() -> frozenset[str]:
+    """The absolute paths that something is mounted on in our mount namespace: proc(5),
+    /proc/PID/mountinfo, the fifth field with its octal escapes."""
+    found = set()
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        path = line.split(b" ")[4]
+        for code in (b"\\040", b"\\011", b"\\012", b"\\134"):
+            path = path.replace(code, bytes([int(code[1:], 8)]))
+        found.add(os.fsdecode(path))
+    return frozenset(found)
+
+
+def empty_directory(path: str, kept: Callable[[str], bool]) -> bool:
+    """Removes all below `path` but what `kept` names (absolute paths) and the directories that
+    lead there. Tells whether the directory is empty now. `kept` has to name every mount."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        return _empty(fd, path.rstrip("/"), kept)
+    finally:
+        os.close(fd)
+
+
+def _empty(fd: int, path: str, kept: Callable[[str], bool]) -> bool:
+    emptied = True
+    with os.scandir(fd) as entries:
+        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in names:
+        here = f"{path}/{name}"
+        if kept(here):
+            emptied = False
+        elif not is_directory:
+            os.unlink(name, dir_fd=fd)
+        else:
+            child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            try:
+                child_emptied = _empty(child, here, kept)
+            finally:
+                os.close(child)
+            if child_emptied:
+                os.rmdir(name, dir_fd=fd)
+            else:
+                emptied = False
+    return emptied
+
+
+def remove_tree(path: Path) -> None:
+    """Removes `path` and all below it; mounts in it stay, and then so do their parents."""
+    real = os.path.realpath(path.parent) + "/" + path.name
+    try:
+        mode = os.lstat(real).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(mode):
+        os.unlink(real)
+    elif empty_directory(real, mount_points().__contains__) and real not in mount_points():
+        os.rmdir(real)
+
+
+def remove_stub(root: Path, path: str) -> None:
+    """Removes what was made at `path` below `root` to be mounted on, if it is still empty. The
+    RUN may have put links anywhere on the way, so the way is gone without following one. The
+    parent keeps its times: those are the RUN's."""
+    *parents, name = path.split("/")
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for parent in parents:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            fd, above = os.open(parent, flags, dir_fd=fd), fd
+            os.close(above)
+        before = os.stat(fd)
+        found = os.lstat(name, dir_fd=fd)
+        if stat.S_ISDIR(found.st_mode):
+            os.rmdir(name, dir_fd=fd)
+        elif stat.S_ISREG(found.st_mode) and found.st_size == 0:
+            os.unlink(name, dir_fd=fd)
+        os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+    except OSError:
+        return  # not there, not empty, or replaced by the RUN: then it is the RUN's own
+    finally:
+        os.close(fd)
