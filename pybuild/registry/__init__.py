@@ -1,0 +1,1 @@
+"""The distribution API: manifests and blobs from and to registries."""

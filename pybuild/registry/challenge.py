@@ -1,0 +1,74 @@
+"""What a 401 asks for: the WWW-Authenticate header (RFC 9110, 11.6.1; distribution-spec token)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+# Schemes and parameters share the comma as separator; a parameter is what has a "=" behind it.
+_PART = re.compile(
+    rf"""[\s,]*(?:
+        (?P<name>{_TOKEN})\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s,"]*))
+        | (?P<scheme>{_TOKEN})(?=[\s,]|$)
+    )""",
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One scheme, in lower case, and its parameters (names in lower case)."""
+
+    scheme: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def get(self, name: str) -> str:
+        return self.parameters.get(name, "")
+
+
+def parse_challenges(header: str) -> tuple[Challenge, ...]:
+    """All challenges of one header, or of several joined by commas. What is broken is left out."""
+    found: list[tuple[str, dict[str, str]]] = []
+    position = 0
+    while match := _PART.match(header, position):
+        position = match.end()
+        if match["scheme"]:
+            found.append((match["scheme"].lower(), {}))
+        elif found:
+            quoted = match["quoted"]
+            value = match["plain"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+            found[-1][1][match["name"].lower()] = value
+    return tuple(Challenge(scheme, parameters) for scheme, parameters in found)
+
+
+def preferred(challenges: Iterable[Challenge]) -> Challenge | None:
+    """Bearer with a realm before Basic; None where neither is offered."""
+    basic: Challenge | None = None
+    for challenge in challenges:
+        if challenge.scheme == "bearer" and challenge.get("realm"):
+            return challenge
+        if challenge.scheme == "basic" and basic is None:
+            basic = challenge
+    return basic
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Scope:
+    """Access to one repository: `repository:name:pull,push` in the token protocol."""
+
+    repository: str
+    push: bool = False
+
+    def __str__(self) -> str:
+        return f"repository:{self.repository}:{'pull,push' if self.push else 'pull'}"
+
+    def covers(self, other: Scope) -> bool:
+        return self.repository == other.repository and (self.push or not other.push)
+
+
+def covers(held: Iterable[Scope], wanted: Iterable[Scope]) -> bool:
+    """Whether a token for `held` serves for all that is wanted."""
+    have = tuple(held)
+    return all(any(scope.covers(need) for scope in have) for need in wanted)

@@ -1,0 +1,216 @@
+"""TLS to registries: which authorities are trusted, and why a certificate was not.
+
+Only imported when https is spoken, since loading OpenSSL takes longer than a small request.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from pybuild.errors import RegistryError
+from pybuild.registry.errors import (
+    BadCertificateFile,
+    CertificateNotTrusted,
+    RegistryUnreachable,
+)
+
+# Where distributions keep their bundle; a Python built elsewhere looks in none of them.
+_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/kaniko/ssl/certs/ca-certificates.crt",
+)
+_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.r?\d+")
+_REASONS = {  # X509_V_ERR_*, openssl-verification-options(1)
+    9: "it is not valid yet (is this machine's clock right?)",
+    10: "it has expired",
+    18: "it is signed by itself",
+    19: "its chain ends in an authority that is not known here",
+    20: "its authority is not known here",
+    21: "its authority is not known here",
+    62: "it was made for another name",
+    64: "it was made for another address",
+}
+_NAME_ERRORS = (62, 64)
+
+
+def make_context(
+    authority: Path | None,
+    client: tuple[Path, Path] | None,
+    environment: Mapping[str, str],
+) -> ssl.SSLContext:
+    """A context that verifies, trusting the system's authorities and `authority` besides.
+
+    Raises BadCertificateFile when a file that was named for this host can't be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    _trust_system(context, environment)
+    if authority is not None:
+        try:
+            context.load_verify_locations(cafile=authority)
+        except (OSError, ssl.SSLError) as error:
+            raise BadCertificateFile(
+                f"the registry certificate {authority} can't be used: {_plain(error)}",
+                hint="give a file with one or more certificates in PEM form",
+            ) from error
+    if client is not None:
+        certificate, key = client
+        try:
+            context.load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            raise BadCertificateFile(
+                f"the client certificate {certificate} with key {key} can't be used: "
+                f"{_plain(error)}"
+            ) from error
+    return context
+
+
+def unverified(context: ssl.SSLContext) -> ssl.SSLContext:
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _trust_system(context: ssl.SSLContext, environment: Mapping[str, str]) -> None:
+    # OpenSSL reads SSL_CERT_FILE and SSL_CERT_DIR itself, but in a directory only names made by
+    # c_rehash; kaniko's image sets SSL_CERT_DIR to one that holds a plain bundle, as Go reads it.
+    context.set_default_verify_paths()
+    if "SSL_CERT_FILE" not in environment and "SSL_CERT_DIR" not in environment:
+        paths = ssl.get_default_verify_paths()
+        if paths.cafile is None and paths.capath is None:
+            _load(context, next((Path(name) for name in _BUNDLES if Path(name).is_file()), None))
+        return
+    for folder in environment.get("SSL_CERT_DIR", "").split(os.pathsep):
+        for file in _plain_files(folder):
+            _load(context, file)
+
+
+def _plain_files(folder: str) -> Iterator[Path]:
+    if folder and Path(folder).is_dir():
+        for path in sorted(Path(folder).iterdir()):
+            if not _HASHED_NAME.fullmatch(path.name) and path.is_file():
+                yield path
+
+
+def _load(context: ssl.SSLContext, bundle: Path | None) -> None:
+    # A file without certificates in such a folder is nothing to complain about.
+    if bundle is not None:
+        with suppress(OSError, ssl.SSLError):
+            context.load_verify_locations(cafile=bundle)
+
+
+def wrap(sock: socket.socket, context: ssl.SSLContext, host: str, name: str) -> ssl.SSLSocket:
+    """The TLS handshake with `name`; `host` is what the user wrote. Raises RegistryError, or
+    OSError where the connection broke."""
+    address = sock.getpeername()[:2]
+    try:
+        return context.wrap_socket(sock, server_hostname=name)
+    except ssl.SSLCertVerificationError as error:
+        raise _not_trusted(error, address, host, name) from error
+    except ssl.SSLError as error:
+        raise _no_tls(error, host) from error
+
+
+def _no_tls(error: ssl.SSLError, host: str) -> RegistryError:
+    if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
+        return RegistryUnreachable(
+            f"{host} does not speak TLS: it seems to be a plain HTTP server",
+            hint=f"allow plain HTTP with --insecure-registry={host}",
+        )
+    if error.reason and "CERTIFICATE" in error.reason:
+        return CertificateNotTrusted(
+            f"{host} did not accept our client certificate, or wants one: {_plain(error)}",
+            hint=f"give one with --registry-client-cert={host}=/path/cert.pem,/path/key.pem",
+        )
+    return RegistryUnreachable(f"no TLS connection with {host} came about: {_plain(error)}")
+
+
+def _not_trusted(
+    error: ssl.SSLCertVerificationError, address: tuple[str, int], host: str, name: str
+) -> CertificateNotTrusted:
+    reason = _REASONS.get(error.verify_code, error.verify_message)
+    subject, issuer = _names_presented(address, name)
+    whose = f" (for {subject}, issued by {issuer})" if issuer else ""
+    hint = (
+        f"give the authority's certificate with --registry-certificate={host}=/path/ca.crt, "
+        f"or in SSL_CERT_FILE; --skip-tls-verify-registry={host} switches the check off"
+    )
+    if error.verify_code in _NAME_ERRORS:
+        hint = (
+            "use the name that the certificate was made for; "
+            f"--skip-tls-verify-registry={host} switches the check off"
+        )
+    return CertificateNotTrusted(
+        f"the certificate of {host} is not trusted: {reason}{whose}", hint=hint
+    )
+
+
+def _names_presented(address: tuple[str, int], name: str) -> tuple[str, str]:
+    """Subject and issuer of the certificate at the other end; empty where that can't be told.
+
+    A failed handshake does not keep the certificate, so it is asked for once more, and nothing
+    is said over that connection. Through a proxy there is no second way to it.
+    """
+    context = unverified(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    try:
+        with (
+            socket.create_connection(address, timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname=name) as tls,
+        ):
+            encoded = tls.getpeercert(binary_form=True) or b""
+        return names_in_certificate(encoded)
+    except (OSError, ValueError, IndexError):
+        return "", ""
+
+
+def names_in_certificate(encoded: bytes) -> tuple[str, str]:
+    """Subject and issuer of a DER certificate (RFC 5280, 4.1), their common names or, where
+    there is none, their organizations. Raises ValueError or IndexError when it is broken."""
+    certificate = _elements(_elements(encoded)[0][1])
+    fields = [item for item in _elements(certificate[0][1]) if item[0] != 0xA0]  # version
+    return _name(fields[4][1]), _name(fields[2][1])
+
+
+def _name(encoded: bytes) -> str:
+    found: dict[bytes, str] = {}
+    for _, group in _elements(encoded):
+        for _, pair in _elements(group):
+            kind, value = _elements(pair)[:2]
+            found[kind[1]] = value[1].decode("utf-8", "replace")
+    common, organization = b"\x55\x04\x03", b"\x55\x04\x0a"
+    text = found.get(common) or found.get(organization) or ""
+    return "".join(letter for letter in text if letter.isprintable())
+
+
+def _elements(data: bytes) -> list[tuple[int, bytes]]:
+    """The (tag, content) pairs of DER in a row (X.690, 8.1)."""
+    items: list[tuple[int, bytes]] = []
+    position = 0
+    while position < len(data):
+        tag, length = data[position], data[position + 1]
+        position += 2
+        if length & 0x80:
+            count = length & 0x7F
+            length = int.from_bytes(data[position : position + count], "big")
+            position += count
+        if position + length > len(data):
+            raise ValueError("an element is longer than the certificate")
+        items.append((tag, data[position : position + length]))
+        position += length
+    return items
+
+
+def _plain(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    return error.strerror or str(error)
