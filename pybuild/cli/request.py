@@ -43,7 +43,7 @@ def read_request(path: Path) -> Mapping[str, object]:
 
 def request_command(request: Mapping[str, object]) -> str:
     """The sub-command of `pybuild` that carries the request out: "build" or "plan"."""
-    return "plan" if _flag("dryRun", request.get("dryRun", False)) else "build"
+    return "plan" if _flag("dryRun", _given(request).get("dryRun", False)) else "build"
 
 
 def request_to_flags(request: Mapping[str, object]) -> list[str]:
@@ -55,6 +55,7 @@ def request_to_flags(request: Mapping[str, object]) -> list[str]:
     for name in request:
         if name not in _READERS:
             raise BadRequest(f"unknown option {name!r}", hint=_nearest(name, tuple(_READERS)))
+    request = _given(request)
     if request.get("schema", SCHEMA) != SCHEMA:
         raise BadRequest(
             f"schema {request['schema']!r} of the request is not known, only {SCHEMA}",
@@ -67,6 +68,7 @@ def request_to_flags(request: Mapping[str, object]) -> list[str]:
 
 def destinations(request: Mapping[str, object]) -> list[str]:
     """Every reference the image gets: `image` with each of `tags`, then `destinations`."""
+    request = _given(request)
     image = _text("image", request.get("image") or "")
     tags = _texts("tags", request.get("tags") or [])
     named = _texts("destinations", request.get("destinations") or [])
@@ -146,9 +148,12 @@ def _split_tag(reference: str) -> tuple[str, str]:
 # --- the values of a request ------------------------------------------------------------------
 
 
+def _given(request: Mapping[str, object]) -> Mapping[str, object]:
+    return {name: value for name, value in request.items() if value is not None}
+
+
 def _flags_of(name: str, request: Mapping[str, object]) -> list[str]:
-    value = request.get(name)
-    return [] if value is None else _READERS[name](name, value)
+    return _READERS[name](name, request[name]) if name in request else []
 
 
 def _text(name: str, value: object) -> str:

@@ -86,6 +86,11 @@ NOT_PUSHING = {"push": False}
             id="layout",
         ),
         pytest.param({**NOT_PUSHING, "schema": 1}, ["--no-push"], id="schema"),
+        pytest.param(
+            {**PUSHING, "push": None, "cache": None, "dryRun": None, "tags": None},
+            ["--destination=r.example/app:1"],
+            id="null is absent",
+        ),
     ],
 )
 def test_request_to_flags(request_: dict[str, object], expected: list[str]) -> None:
