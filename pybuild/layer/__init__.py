@@ -1,0 +1,1 @@
+"""Change sets to layers, and layers to root filesystems."""

@@ -1,0 +1,89 @@
+"""What can be wrong with a layer, or with the files one is made from."""
+
+from __future__ import annotations
+
+from pybuild.errors import HostileContent, HostUnsupported, InputError
+
+
+class BadArchive(HostileContent):
+    """An archive or compressed stream is cut off, damaged, or uses what no layer may use."""
+
+    code = "bad-archive"
+
+
+class OutsideRoot(HostileContent):
+    """An archive names a path outside the directory it is unpacked to."""
+
+    code = "outside-root"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the archive's entry {name!r} leads out of its root")
+
+
+class BadWhiteout(HostileContent):
+    """A whiteout removes no name: `.wh.` alone, or one that stands for a directory's own."""
+
+    code = "bad-whiteout"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the archive's entry {name!r} is a whiteout of no name")
+
+
+class LinkTargetMissing(HostileContent):
+    """A hard link names a file that neither this layer nor the ones below have."""
+
+    code = "link-target-missing"
+
+    def __init__(self, path: str, target: str) -> None:
+        super().__init__(f"the hard link /{path} names /{target}, which is no file of the image")
+
+
+class ContextChanged(InputError):
+    """A file of the build context was changed while the build ran."""
+
+    code = "context-changed"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} was changed while it was copied",
+            hint="let nothing write to the build context while the image is built",
+        )
+
+
+class FileChanged(InputError):
+    """A file grew, shrank or vanished while it was put into a layer."""
+
+    code = "file-changed"
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(f"/{path} {what} while it was put into a layer")
+
+
+class ReservedName(InputError):
+    """A file's name starts with `.wh.`, which removes another file when it stands in a layer."""
+
+    code = "reserved-name"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"/{path} can't be part of an image: names that start with .wh. mean removals",
+            hint="remove it in the same RUN, or keep it out with .dockerignore",
+        )
+
+
+class OverlayUnsupported(HostUnsupported):
+    """An overlay's upper directory holds something that this builder never asked for."""
+
+    code = "overlay-unsupported"
+
+
+class AttributeRefused(HostUnsupported):
+    """File capabilities or another security attribute of an image can't be kept here."""
+
+    code = "attribute-refused"
+
+    def __init__(self, path: str, name: str, reason: str) -> None:
+        super().__init__(
+            f"can't set {name} on /{path}: {reason}",
+            hint="the container needs CAP_SETFCAP, and a volume that keeps extended attributes",
+        )

@@ -1,0 +1,283 @@
+"""A change set to a layer's blob, in one pass over the files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pybuild.image.descriptor import Descriptor
+from pybuild.image.digest import Digest, digest_from_hex
+from pybuild.image.media_type import OCI_LAYER_GZIP
+from pybuild.layer.changes import Change
+from pybuild.layer.compress import CompressedFile, CompressionOptions
+from pybuild.layer.errors import ContextChanged, FileChanged, ReservedName
+from pybuild.layer.tar import end_of_archive, header_of, opaque_header, padding_of
+from pybuild.rootfs.entry import Entry, Kind
+from pybuild.rootfs.index import IndexBuilder, LayerIndex
+from pybuild.rootfs.packed import KEPT_LIMIT, KEPT_PATHS
+
+_CHUNK = 1 << 18  # large enough that hashing lets other threads run, small enough for a cache
+_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_EMPTY_SHA256 = hashlib.sha256(b"").digest()
+
+
+@dataclass(frozen=True, slots=True)
+class PackOptions:
+    """`clamp_seconds`: no entry is newer than this (SOURCE_DATE_EPOCH). `expected`: the digests
+    that files of the context had when the cache key was made; a path that is not in it is not
+    checked."""
+
+    compression: CompressionOptions = CompressionOptions()
+    media_type: str = OCI_LAYER_GZIP
+    clamp_seconds: int | None = None
+    expected: Mapping[str, Digest] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayer:
+    """A finished layer. `content` is a digest over its entries without times, in their order."""
+
+    path: Path
+    descriptor: Descriptor
+    diff_id: Digest
+    size_uncompressed: int
+    index: LayerIndex = field(repr=False)
+    content: Digest
+    empty: bool  # no entries at all
+
+
+def pack_layer(changes: Iterable[Change], target: Path, options: PackOptions) -> PackedLayer:
+    """Writes the layer's blob to `target`, which is removed again if anything fails.
+
+    `changes` come with parents before children, in the order the layer is to have. Raises
+    FileChanged when a file on disk is not what its entry says, ContextChanged when a file's
+    digest is not the one in `options.expected`, ReservedName for names that would mean removals.
+    """
+    file = CompressedFile(target, options.compression)
+    try:
+        packing = _Packing(file, options)
+        for change in changes:
+            packing.add(change)
+        return packing.finish(target)
+    except BaseException:
+        file.abandon()
+        target.unlink(missing_ok=True)
+        raise
+
+
+def content_record(entry: Entry, digest: bytes) -> bytes:
+    """What of an entry counts as content: all but its times. `digest` is the sha256 of a FILE's
+    bytes. Fields are kept apart by their lengths, so that no two entries give the same record."""
+    xattrs = b""
+    if entry.xattrs:
+        xattrs = b"".join(
+            b"%d:%b%d:%b" % (len(name), name, len(value), value)
+            for name, value in ((os.fsencode(n), v) for n, v in entry.xattrs)
+        )
+    path = os.fsencode(entry.path)
+    link = os.fsencode(entry.link) if entry.link else b""
+    return b"%d %d %d %d %d %d %d %d %d %d %d:%b%d:%b%b%b" % (
+        entry.kind,
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.size,
+        entry.major,
+        entry.minor,
+        entry.opaque,
+        len(xattrs),
+        len(digest),
+        len(path),
+        path,
+        len(link),
+        link,
+        digest,
+        xattrs,
+    )
+
+
+class _Packing:
+    """The state of one pass: pieces of the tar that wait to be digested and compressed."""
+
+    def __init__(self, file: CompressedFile, options: PackOptions) -> None:
+        self._file = file
+        self._media_type = options.media_type
+        self._clamp = None if options.clamp_seconds is None else options.clamp_seconds * 10**9
+        self._expected = options.expected
+        self._diff = hashlib.sha256()
+        self._content = hashlib.sha256()
+        self._index = IndexBuilder()
+        self._pieces: list[bytes] = []
+        self._waiting = 0
+        self._position = 0  # in the tar, of what comes next
+
+    def add(self, change: Change) -> None:
+        entry = _normal(change.entry, self._clamp)
+        if entry.path.startswith(".wh.") or "/.wh." in entry.path:
+            raise ReservedName(entry.path)
+        if not entry.path and not entry.opaque:
+            return  # the root has no entry of its own in layers, as in BuildKit's
+        digest = b""
+        if entry.kind == Kind.FILE:
+            digest = self._add_file(entry, change.content)
+        else:
+            if entry.path:
+                self._write(header_of(entry))
+            if entry.opaque:
+                self._write(opaque_header(entry.path))
+            self._index.add(entry)
+        self._content.update(content_record(entry, digest))
+
+    def _write(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._position += len(data)
+        self._waiting += len(data)
+        if self._waiting >= _CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        chunk = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._waiting = 0
+        if chunk:
+            self._diff.update(chunk)
+            self._file.write(chunk)
+
+    def _add_file(self, entry: Entry, content: str | bytes | None) -> bytes:
+        header = header_of(entry)
+        offset = self._position + len(header)
+        size = entry.size
+        if content is None or isinstance(content, bytes):
+            data = content or b""
+            if len(data) != size:
+                raise FileChanged(entry.path, f"has {len(data)} bytes instead of {size}")
+            digest = self._write_whole(entry, header, data)
+        elif size <= _CHUNK:
+            digest = self._write_whole(entry, header, _read(content, entry))
+        else:
+            digest = self._copy(entry, header, content)
+        if self._expected is not None:
+            wanted = self._expected.get(entry.path)
+            if wanted is not None and wanted.hex != digest.hex():
+                raise ContextChanged(entry.path)
+        self._index.add(_at(entry, offset), digest)
+        return digest
+
+    def _write_whole(self, entry: Entry, header: bytes, data: bytes) -> bytes:
+        if entry.path in KEPT_PATHS:
+            self._index.kept[entry.path] = data
+        self._write(header)
+        if not data:
+            return _EMPTY_SHA256
+        self._write(data)
+        self._write(padding_of(len(data)))
+        return hashlib.sha256(data).digest()
+
+    def _copy(self, entry: Entry, header: bytes, source: str) -> bytes:
+        """A large file in pieces, never as a whole."""
+        hasher = hashlib.sha256()
+        left = entry.size
+        kept: list[bytes] | None = None
+        if entry.path in KEPT_PATHS and entry.size <= KEPT_LIMIT:
+            kept = []
+        descriptor = _open(source, entry)
+        try:
+            self._write(header)
+            self._flush()
+            while left:
+                chunk = os.read(descriptor, min(_CHUNK, left))
+                if not chunk:
+                    raise FileChanged(entry.path, "shrank")
+                left -= len(chunk)
+                hasher.update(chunk)
+                if kept is not None:
+                    kept.append(chunk)
+                self._write(chunk)
+            if os.read(descriptor, 1):
+                raise FileChanged(entry.path, "grew")
+        finally:
+            os.close(descriptor)
+        self._write(padding_of(entry.size))
+        if kept is not None:
+            self._index.kept[entry.path] = b"".join(kept)
+        return hasher.digest()
+
+    def finish(self, target: Path) -> PackedLayer:
+        empty = not len(self._index)
+        self._write(end_of_archive())
+        self._flush()
+        size = self._position
+        index = self._index.finish()
+        digest, stored = self._file.finish()
+        return PackedLayer(
+            target,
+            Descriptor(self._media_type, digest, stored),
+            digest_from_hex(self._diff.hexdigest()),
+            size,
+            index,
+            digest_from_hex(self._content.hexdigest()),
+            empty,
+        )
+
+
+def _normal(entry: Entry, clamp: int | None) -> Entry:
+    """As it will be read back: whole seconds, no mode of a link, nothing of a removal but its
+    path."""
+    mtime_ns = entry.mtime_ns // 1_000_000_000 * 1_000_000_000
+    if clamp is not None and mtime_ns > clamp:
+        mtime_ns = clamp
+    kind = entry.kind
+    if kind == Kind.WHITEOUT:
+        return Entry(entry.path, kind, 0)
+    if kind == Kind.SYMLINK and entry.mode != 0o777:
+        entry = replace(entry, mode=0o777)
+    if kind == Kind.HARDLINK and (entry.size or entry.xattrs):
+        entry = replace(entry, size=0, xattrs=())
+    if mtime_ns != entry.mtime_ns or entry.offset != -1:
+        return replace(entry, mtime_ns=mtime_ns, offset=-1)
+    return entry
+
+
+def _at(entry: Entry, offset: int) -> Entry:
+    return Entry(
+        entry.path,
+        entry.kind,
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.size,
+        entry.mtime_ns,
+        "",
+        0,
+        0,
+        entry.xattrs,
+        False,
+        offset,
+    )
+
+
+def _open(source: str, entry: Entry) -> int:
+    try:
+        return os.open(source, _OPEN_FLAGS)
+    except FileNotFoundError as error:
+        raise FileChanged(entry.path, "vanished") from error
+    except OSError as error:
+        raise FileChanged(entry.path, f"became unreadable ({error.strerror})") from error
+
+
+def _read(source: str, entry: Entry) -> bytes:
+    """A small file whole; one byte more is asked for, so that growing is seen."""
+    descriptor = _open(source, entry)
+    size = entry.size
+    try:
+        data = os.read(descriptor, size + 1)
+        while len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
+            data += more
+    finally:
+        os.close(descriptor)
+    if len(data) != size:
+        raise FileChanged(entry.path, "grew" if len(data) > size else "shrank")
+    return data
