@@ -98,13 +98,14 @@ def parse_normalized(text: str, *, registry: str = DEFAULT_REGISTRY) -> Referenc
         raise BadReference(f"{text!r} is no image reference", hint="an image ID can't be used here")
     written, remote = split_registry(text)
     chosen = DEFAULT_REGISTRY if written == _OLD_DEFAULT_REGISTRY else written or registry
-    if chosen == DEFAULT_REGISTRY and "/" not in remote:
-        remote = _OFFICIAL + remote
-    if (repository := remote.partition("@")[0].partition(":")[0]) != repository.lower():
+    repository = remote.partition("@")[0].partition(":")[0]
+    if repository != repository.lower():
         raise BadReference(
             f"{text!r} is no image reference: a repository is lower case",
             hint=f"write {text.replace(repository, repository.lower())}",
         )
+    if chosen == DEFAULT_REGISTRY and "/" not in remote:
+        remote = _OFFICIAL + remote
     found = _parse(f"{chosen}/{remote}", text)
     # What was chosen is the registry, also where the grammar alone would take it for a part.
     return replace(found, registry=chosen, repository=found.name.removeprefix(chosen + "/"))
