@@ -1,0 +1,39 @@
+"""kaniko's `executor`: one command without positional arguments, and `executor version`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from pybuild.cli.flags import EXECUTOR
+from pybuild.cli.session import guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    return guarded(lambda: _main(words))
+
+
+def _main(argv: Sequence[str]) -> int:
+    from pybuild import __version__
+    from pybuild.cli.parse import parse_flags
+
+    if argv[:1] in (["version"], ["--version"]):
+        # kaniko's words, which scripts look for.
+        sys.stdout.write(f"Kaniko version :  pybuild {__version__}\n")
+        return 0
+    if argv[:1] in (["login"], ["push"]):
+        from pybuild.errors import NotCarriedOut
+
+        raise NotCarriedOut(f"executor {argv[0]} is not carried out yet")
+    values = parse_flags(EXECUTOR, argv, os.environ)
+    if values.help:
+        from pybuild.cli.help import command_help
+
+        sys.stdout.write(command_help(EXECUTOR))
+        return 0
+    from pybuild.cli.build import Lookup, build_command
+
+    return build_command(values, values.text("context"), Lookup.WORKING_FOLDER_FIRST, os.environ)

@@ -1,0 +1,101 @@
+"""The help texts, made from the table of flags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pybuild.cli.flags import (
+    BUILD,
+    EXECUTOR,
+    PLAN,
+    WARMER,
+    Flag,
+    Group,
+    Kind,
+    default_of,
+    flags_of,
+    long_names,
+    short_names,
+)
+
+USAGE = {
+    EXECUTOR: "executor --context=PATH|URL --destination=REFERENCE [flags]",
+    WARMER: "warmer --image=REFERENCE [flags]",
+    BUILD: "pybuild build [PATH|URL] --tag=REFERENCE [flags]",
+    PLAN: "pybuild plan [PATH|URL] [flags]",
+}
+ABOUT = {
+    EXECUTOR: "Builds an image from a Dockerfile and pushes it; takes kaniko's flags.",
+    WARMER: "Fetches base images into the cache folder; takes kaniko's flags.",
+    BUILD: "Builds an image from the Dockerfile of a folder or repository and pushes it.",
+    PLAN: "Says what a build would run, what is cached, and why; changes nothing.",
+}
+COMMANDS = {
+    "build": "build an image and push it",
+    "plan": "say what a build would run, and change nothing",
+    "doctor": "say which isolation this container allows, and why",
+    "request": "build what a JSON file asks for (the Jenkins library calls it)",
+    "version": "print the version",
+}
+_COLUMN = 34
+
+
+def command_help(command: str) -> str:
+    """`--help` of one command: a line a flag, grouped; flags not carried out are left out."""
+    lines = [ABOUT[command], "", f"usage: {USAGE[command]}"]
+    shown = [flag for flag in flags_of(command) if flag.carried_out]
+    for group in Group:
+        flags = [flag for flag in shown if flag.group is group]
+        if flags:
+            lines += ["", f"{group.value}:", *(_row(flag, command) for flag in flags)]
+    lines += ["", "Values are given as --flag=value or --flag value, booleans as --flag or"]
+    lines += ["--flag=false; flags marked with + may be given several times."]
+    return "\n".join(lines) + "\n"
+
+
+def program_help() -> str:
+    """`pybuild --help`."""
+    rows = (f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    return "\n".join(
+        [
+            "Container images from a Dockerfile, inside an ordinary container.",
+            "",
+            "usage: pybuild COMMAND [flags]",
+            "",
+            *rows,
+            "",
+            "`pybuild COMMAND --help` lists a command's flags; `executor` and `warmer` are the",
+            "same program under kaniko's names and flags.",
+            "",
+        ]
+    )
+
+
+def _row(flag: Flag, command: str) -> str:
+    head = f"  {_names(flag, command)}"
+    text = f"{flag.help}{_default(flag, command)}"
+    if len(head) >= _COLUMN:
+        return f"{head}\n{'':{_COLUMN}}{text}"
+    return f"{head:<{_COLUMN}}{text}"
+
+
+def _names(flag: Flag, command: str) -> str:
+    shorts = short_names(flag, command)
+    short = f"-{shorts[0]} " if shorts else "   "
+    value = "" if flag.kind is Kind.BOOLEAN else f"={flag.value}"
+    return f"{short}--{long_names(flag, command)[0]}{value}{' +' if flag.repeatable else ''}"
+
+
+def _default(flag: Flag, command: str) -> str:
+    default = default_of(flag, command)
+    parts: list[str] = []
+    if flag.choices:
+        parts.append("|".join(flag.choices))
+    if default and default != "false" and not flag.repeatable:
+        parts.append(f"default {default}")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def kaniko_differences() -> Iterator[Flag]:
+    """kaniko's flags that are known but not carried out, for the documents."""
+    return (flag for flag in flags_of(EXECUTOR) if not flag.carried_out)

@@ -1,0 +1,221 @@
+"""Flags to the small options values that the packages own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Event as Signal
+from typing import TYPE_CHECKING
+
+from pybuild.cli.errors import BadFlag, FlagsContradict, NoDestination
+from pybuild.cli.parse import Values
+from pybuild.errors import NotCarriedOut
+
+if TYPE_CHECKING:
+    from pybuild.context.open import ContextOptions, GitOptions
+    from pybuild.image.platform import Platform
+    from pybuild.image.reference import Reference
+    from pybuild.layer.compress import CompressionOptions
+    from pybuild.registry.options import RegistryOptions
+
+_GIT_KEYS = ("branch", "single-branch", "recurse-submodules", "insecure-skip-tls", "depth")
+
+
+def registry_options(values: Values) -> RegistryOptions:
+    """How registries are reached. Raises BadFlag for a host map that can't be read."""
+    from pybuild.registry.options import RegistryOptions
+    from pybuild.registry.retry import RetryPolicy
+
+    def switch(name: str) -> bool:  # the warmer has no flags for pushing
+        return name in values.texts and values.switch(name)
+
+    retries = [values.number(name) for name in ("push-retry", "image-download-retry")
+               if name in values.texts]  # fmt: skip
+    policy = RetryPolicy()
+    return RegistryOptions(
+        insecure=frozenset(values.many("insecure-registry")),
+        insecure_push=switch("insecure"),
+        insecure_pull=switch("insecure-pull"),
+        skip_tls_hosts=frozenset(values.many("skip-tls-verify-registry")),
+        skip_tls_push=switch("skip-tls-verify"),
+        # kaniko's --skip-tls-verify is for pulls too, and recipes rely on it.
+        skip_tls_pull=switch("skip-tls-verify-pull") or switch("skip-tls-verify"),
+        mirrors=_parted(values.many("registry-mirror"), ","),
+        map=_registry_map(values.many("registry-map")),
+        default_fallback=not switch("skip-default-registry-fallback"),
+        certificates={
+            host: _existing("registry-certificate", file)
+            for host, file in values.pairs("registry-certificate").items()
+        },
+        client_certificates=_client_certificates(values.pairs("registry-client-cert")),
+        retry=RetryPolicy(tries=max([policy.tries, *(count + 1 for count in retries)])),
+    )
+
+
+def _parted(texts: tuple[str, ...], mark: str) -> tuple[str, ...]:
+    return tuple(part.strip() for text in texts for part in text.split(mark) if part.strip())
+
+
+def _registry_map(texts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """`host=other;host=third`, tried in the order given."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in _parted(texts, ";"):
+        host, equals, other = text.partition("=")
+        if not (host and equals and other):
+            raise BadFlag(f"--registry-map can't be {text!r}", hint="HOST=HOST[/PREFIX]")
+        found[host] = (*found.get(host, ()), other)
+    return found
+
+
+def _client_certificates(pairs: Mapping[str, str]) -> dict[str, tuple[Path, Path]]:
+    found = {}
+    for host, text in pairs.items():
+        certificate, comma, key = text.partition(",")
+        if not comma:
+            raise BadFlag(f"--registry-client-cert={host}={text} names no key",
+                          hint=f"{host}=CERTIFICATE,KEY")  # fmt: skip
+        name = "registry-client-cert"
+        found[host] = (_existing(name, certificate), _existing(name, key))
+    return found
+
+
+def _existing(flag: str, file: str) -> Path:
+    if not Path(file).is_file():
+        raise BadFlag(f"--{flag}: there is no file {file}", hint="is its secret mounted?")
+    return Path(file)
+
+
+def build_args(values: Values, environment: Mapping[str, str]) -> dict[str, str]:
+    """`NAME=VALUE`, or `NAME` for the variable of that name. Raises BadFlag where there is none."""
+    found = {}
+    for text in values.many("build-arg"):
+        name, equals, value = text.partition("=")
+        if not name:
+            raise BadFlag(f"--build-arg={text} names no argument", hint="NAME=VALUE")
+        if not equals:
+            if name not in environment:
+                raise BadFlag(
+                    f"--build-arg={name} has no value, and no variable of that name is set",
+                    hint=f"write --build-arg={name}=VALUE, or --build-arg={name}= for an empty one",
+                )
+            value = environment[name]
+        found[name] = value
+    return found
+
+
+def labels(values: Values) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for text in values.many("label"):
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise BadFlag(f"--label can't be {text!r}", hint="KEY=VALUE")
+        found[key] = value
+    return tuple(found.items())
+
+
+def destinations(values: Values) -> tuple[Reference, ...]:
+    """Where to push, each once; empty with --no-push. Raises NoDestination, BadReference."""
+    from pybuild.image.reference import parse_reference
+
+    found = tuple(dict.fromkeys(parse_reference(text) for text in values.many("destination")))
+    for reference in found:
+        if reference.digest is not None:
+            raise BadFlag(f"--destination={reference} names a digest", hint="name a tag to push to")
+    if not found and not values.switch("no-push"):
+        raise NoDestination(
+            "there is nowhere to push the image to",
+            hint="give --destination=registry/repository:tag, or --no-push to build only",
+        )
+    return found
+
+
+def target(values: Values) -> str:
+    """The one stage asked for; kaniko's list of several is refused."""
+    names = _parted(values.many("target"), ",")
+    if len(names) > 1:
+        raise NotCarriedOut(
+            "more than one --target is not carried out yet", hint="build them apart"
+        )
+    return names[0] if names else ""
+
+
+def platform(values: Values) -> Platform:
+    from pybuild.image.platform import parse_platform
+
+    text = values.text("custom-platform")
+    return parse_platform(text) if text else machine_platform()
+
+
+def machine_platform() -> Platform:
+    import os
+
+    from pybuild.image.platform import platform_of_machine
+
+    return platform_of_machine(os.uname().machine)
+
+
+def compression(values: Values) -> CompressionOptions:
+    """Raises BadFlag for a level the kind has not; -1 and 0 are the fast default, as in kaniko."""
+    from pybuild.layer.compress import Compression, CompressionOptions
+
+    kind = Compression[values.text("compression").upper()]
+    level = values.number("compression-level")
+    if level in (-1, 0):
+        return CompressionOptions(kind)
+    highest = 22 if kind is Compression.ZSTD else 9
+    if not 1 <= level <= highest:
+        raise BadFlag(f"--compression-level={level} is none of {kind.name.lower()}",
+                      hint=f"1 to {highest}, or -1 for the fast default")  # fmt: skip
+    return CompressionOptions(kind, level)
+
+
+def context_options(
+    values: Values, directory: Path, environment: Mapping[str, str], cancelled: Signal
+) -> ContextOptions:
+    from pybuild.context.open import ContextOptions
+
+    keep = build_args(values, environment).get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "0")
+    return ContextOptions(
+        directory,
+        sub_path=values.text("context-sub-path"),
+        environment=environment,
+        git=_git_options(values.pairs("git")),
+        keep_git_dir=keep in ("1", "true"),
+        cancelled=cancelled,
+    )
+
+
+def _git_options(pairs: Mapping[str, str]) -> GitOptions:
+    from pybuild.context.open import GitOptions
+
+    for key in pairs:
+        if key not in _GIT_KEYS:
+            raise BadFlag(f"--git has no key {key!r}", hint=f"one of {', '.join(_GIT_KEYS)}")
+    depth = pairs.get("depth", "1")
+    if not (depth.isascii() and depth.isdigit()):
+        raise BadFlag(f"--git=depth={depth} is no number", hint="0 fetches the whole history")
+    submodules = pairs.get("recurse-submodules")
+    return GitOptions(
+        branch=pairs.get("branch", ""),
+        single_branch=_is_true(pairs, "single-branch"),
+        recurse_submodules=None if submodules is None else _is_true(pairs, "recurse-submodules"),
+        insecure_skip_tls=_is_true(pairs, "insecure-skip-tls"),
+        depth=int(depth),
+    )
+
+
+def _is_true(pairs: Mapping[str, str], key: str) -> bool:
+    text = pairs.get(key, "false").lower()
+    if text not in ("true", "false", "1", "0", "t", "f"):
+        raise BadFlag(f"--git={key}={pairs[key]} is neither true nor false")
+    return text in ("true", "1", "t")
+
+
+def check_together(values: Values) -> None:
+    """Raises FlagsContradict for flags that can't be had together."""
+    cached = values.switch("cache") and not values.text("cache-repo")
+    if cached and not values.many("destination"):
+        raise FlagsContradict(
+            "--cache does not know where to keep layers",
+            hint="give --cache-repo=registry/repository; it can't be derived without a destination",
+        )
