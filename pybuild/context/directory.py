@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pybuild.context.errors import ContextMissing, ContextUnreadable
 from pybuild.image.digest import Digest, digest_from_hex
 from pybuild.rootfs.entry import Entry, Kind
+from pybuild.rootfs.errors import SymlinkLoop
 
 if TYPE_CHECKING:
     from pybuild.dockerfile.patterns import Patterns
@@ -149,9 +150,7 @@ class DirectoryContext:
                 continue
             links += 1
             if links > _MAX_LINKS:
-                from pybuild.rootfs.index import SymlinkLoop
-
-                raise SymlinkLoop(f"{path} in the context leads through too many symbolic links")
+                raise SymlinkLoop(path)
             if target.startswith("/"):
                 done = ""
             rest.extend(part for part in reversed(target.split("/")) if part not in ("", "."))

@@ -21,7 +21,7 @@ _PULL_METHODS = ("https", "http", "git", "ssh")
 
 @dataclass(frozen=True, slots=True)
 class GitCredentials:
-    username: str = ""
+    username: str = field(default="", repr=False)  # may be a token
     password: str = field(default="", repr=False)
 
     def __bool__(self) -> bool:

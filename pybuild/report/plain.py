@@ -95,6 +95,10 @@ class PlainReport:
         if self._style is Style.LOGFMT:
             message = harmless(str(line)).replace("\\", "\\\\").replace('"', '\\"')
             return f'time="{_clock()}" level={line.severity.word} msg="{message}"\n'
+        if line.severity is Severity.ERROR:  # at the line's start, where people and greps look
+            text = harmless(line.text)
+            red, off = ("", "") if self._style is Style.PLAIN else (_COLOURS[line.severity], _RESET)
+            return f"{red}{text}{off}\n"
         stamp = _clock() if self._stamp is Stamp.CLOCK else f"{self._seconds():6.1f}"
         mark = "warning: " if line.severity is Severity.WARNING else ""
         if self._style is Style.COLOUR:
@@ -102,8 +106,6 @@ class PlainReport:
             prefix = f"{colour}{harmless(line.prefix)}{_RESET} " if line.prefix else ""
             mark = f"{colour}{mark}{_RESET}" if mark else ""
             text = colours_only(line.text)
-            if line.severity is Severity.ERROR:
-                text = f"{colour}{text}{_RESET}"
             return f"\x1b[2m{stamp}{_RESET} {prefix}{mark}{text}\n"
         prefix = f"{harmless(line.prefix)} " if line.prefix else ""
         return f"{stamp} {prefix}{mark}{harmless(line.text)}\n"
