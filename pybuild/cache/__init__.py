@@ -1,0 +1,1 @@
+"""Finished layers by key, and the indexes of layers by digest."""

@@ -1,0 +1,173 @@
+"""The layer cache as the executor sees it, and the one that lives in a registry's repository."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol, TypeVar
+
+from pybuild.cache.entry import (
+    EMPTY,
+    EMPTY_JSON,
+    INDEX_TYPE,
+    from_manifest,
+    index_manifest,
+    to_manifest,
+)
+from pybuild.errors import ContentMismatch, PybuildError, RegistryError
+from pybuild.events import EventSink, Level, Notice
+from pybuild.image.descriptor import Descriptor
+from pybuild.image.digest import Digest, digest_of
+from pybuild.image.layer import Layer
+from pybuild.image.manifest import Manifest
+from pybuild.image.reference import Reference
+from pybuild.plan.fit import StoredStep
+from pybuild.plan.keys import index_key
+from pybuild.registry.client import Client
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedStep:
+    """An entry that was found. `layer` and `read_index` fetch nothing until they are used."""
+
+    key: Digest
+    stored: StoredStep
+    layer: Layer | None
+    read_index: Callable[[], bytes | None]
+
+
+class LayerCache(Protocol):
+    """Never fails a build: what can't be read is a miss, what can't be written is said once."""
+
+    def get(self, key: Digest) -> CachedStep | None: ...
+
+    def put(
+        self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
+    ) -> None: ...
+
+    def get_index(self, layer: Digest) -> bytes | None: ...
+
+    def put_index(self, layer: Digest, index: bytes) -> None: ...
+
+
+class RegistryCache:
+    """Entries are manifests tagged with their key in one repository. Safe for several threads."""
+
+    def __init__(
+        self,
+        client: Client,
+        repository: Reference,
+        sink: EventSink,
+        *,
+        ttl: timedelta | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._client = client
+        self._repository = repository
+        self._sink = sink
+        self._ttl = ttl
+        self._now = now
+        self._broken = threading.Event()
+
+    def get(self, key: Digest) -> CachedStep | None:
+        return self._attempt("read", lambda: self._get(key))
+
+    def put(
+        self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
+    ) -> None:
+        self._attempt("write", lambda: self._put(keys, stored, layer, index))
+
+    def get_index(self, layer: Digest) -> bytes | None:
+        return self._attempt("read", lambda: self._get_index(layer))
+
+    def put_index(self, layer: Digest, index: bytes) -> None:
+        self._attempt("write", lambda: self._put_index(layer, index))
+
+    def _at(self, key: Digest) -> Reference:
+        return self._repository.with_tag(key.hex)
+
+    def _get(self, key: Digest) -> CachedStep | None:
+        found = self._client.try_manifest(self._at(key))
+        if found is None:
+            return None
+        stored = from_manifest(found)
+        if self._expired(stored.created):
+            return None
+        layer = None
+        if stored.layer is not None and stored.diff_id is not None:
+            blob = stored.layer
+            layer = Layer(blob, stored.diff_id, lambda: self._open(blob), self._repository)
+        return CachedStep(key, stored, layer, lambda: self._read_index(stored.index))
+
+    def _open(self, blob: Descriptor) -> Iterator[bytes]:
+        return self._client.open_blob(self._repository, blob, label="cached layer")
+
+    def _read_index(self, index: Descriptor | None) -> bytes | None:
+        if index is None:
+            return None
+        read = self._attempt("read", lambda: self._client.blob(self._repository, index))
+        return None if read is None else zlib.decompress(read)
+
+    def _expired(self, created: str) -> bool:
+        if self._ttl is None or not created:
+            return False
+        try:
+            return self._now() - datetime.fromisoformat(created) > self._ttl
+        except (ValueError, TypeError):
+            return True
+
+    def _put(
+        self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
+    ) -> None:
+        self._push_small(EMPTY, EMPTY_JSON)
+        if layer is not None:
+            sources = (layer.source,) if layer.source else ()
+            self._client.push_blob(
+                self._repository, layer.descriptor, layer.open, mount_from=sources, label="to cache"
+            )
+            stored = replace(stored, index=self._push_index(index))
+        manifest = to_manifest(stored)
+        for key in keys:
+            self._client.push_manifest(self._at(key), manifest)
+
+    def _push_index(self, index: bytes) -> Descriptor:
+        data = zlib.compress(index, 1)
+        descriptor = Descriptor(INDEX_TYPE, digest_of(data), len(data))
+        self._push_small(descriptor, data)
+        return descriptor
+
+    def _push_small(self, descriptor: Descriptor, data: bytes) -> None:
+        self._client.push_blob(self._repository, descriptor, lambda: iter((data,)))
+
+    def _get_index(self, layer: Digest) -> bytes | None:
+        found = self._client.try_manifest(self._at(index_key(layer)))
+        if not isinstance(found, Manifest) or not found.layers:
+            return None
+        return self._read_index(found.layers[0])
+
+    def _put_index(self, layer: Digest, index: bytes) -> None:
+        self._push_small(EMPTY, EMPTY_JSON)
+        descriptor = self._push_index(index)
+        self._client.push_manifest(self._at(index_key(layer)), index_manifest(descriptor))
+
+    def _attempt(self, what: str, action: Callable[[], Result]) -> Result | None:
+        if self._broken.is_set():
+            return None
+        try:
+            return action()
+        except (RegistryError, ContentMismatch, zlib.error) as error:
+            self._give_up(what, error)
+            return None
+
+    def _give_up(self, what: str, error: Exception) -> None:
+        """A registry that refuses or is down is not asked again in this build."""
+        if isinstance(error, RegistryError) and not self._broken.is_set():
+            self._broken.set()
+        told = error.message if isinstance(error, PybuildError) else str(error)
+        message = f"the layer cache {self._repository.name} can't be used to {what}: {told}"
+        self._sink(Notice(Level.WARNING, message, code="cache-unusable"))

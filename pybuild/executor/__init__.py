@@ -1,0 +1,1 @@
+"""Carries out a plan: stages in parallel, steps in order, layers on their way as they finish."""

@@ -1,0 +1,103 @@
+"""ADD of a local archive: tar as it is, or in gzip, bzip2, xz or zstd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pybuild.layer.apply import UnpackStyle, unpack_layer
+from pybuild.layer.compress import decompress
+from pybuild.rootfs.index import LayerIndex, Tree
+
+if TYPE_CHECKING:
+    from pybuild.executor.workspace import Workspace
+
+_CHUNK = 1 << 18
+_BLOCK = 512
+
+
+class _Decompressor(Protocol):
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def unpack_archive(file: Path, workspace: Workspace) -> tuple[Path, LayerIndex] | None:
+    """Unpacks into a new folder; None where the file is no archive, as Docker tells them apart:
+    by what is in it, not by its name. Raises BadArchive for one that is broken further on."""
+    if not _is_tar(file):
+        return None
+    folder = workspace.new_spool()
+    index = unpack_layer(
+        _plain(file),
+        folder,
+        Tree(()),
+        style=UnpackStyle.IN_PLACE,
+        lower_path=lambda _: None,
+    )
+    return folder, index
+
+
+def _is_tar(file: Path) -> bool:
+    """True if what comes out begins with a tar header that adds up (or with two empty blocks)."""
+    start = b""
+    try:
+        for chunk in _plain(file):
+            start += chunk
+            if len(start) >= _BLOCK:
+                break
+    except (EOFError, OSError, ValueError):
+        return False
+    except Exception as error:  # each decompressor has an error class of its own
+        if type(error).__module__.split(".")[0] not in (
+            "lzma",
+            "_lzma",
+            "zstandard",
+            "zlib",
+            "isal",
+        ):
+            from pybuild.errors import PybuildError
+
+            if not isinstance(error, PybuildError):
+                raise
+        return False
+    return len(start) >= _BLOCK and _checks(start[:_BLOCK])
+
+
+def _checks(header: bytes) -> bool:
+    """POSIX pax(1), "ustar Interchange Format": the sum of all bytes, its own field as blanks."""
+    if not any(header):
+        return True
+    try:
+        stored = int(header[148:156].split(b"\0")[0].strip() or b"-1", 8)
+    except ValueError:
+        return False
+    return stored == sum(header[:148]) + 8 * 0x20 + sum(header[156:])
+
+
+def _plain(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as raw:
+        magic = raw.read(6)
+        raw.seek(0)
+        chunks = iter(lambda: raw.read(_CHUNK), b"")
+        if magic.startswith(b"BZh"):
+            import bz2
+
+            yield from _through(bz2.BZ2Decompressor, chunks)
+        elif magic == b"\xfd7zXZ\0":
+            import lzma
+
+            yield from _through(lzma.LZMADecompressor, chunks)
+        else:
+            yield from decompress(chunks)
+
+
+def _through(make: type[_Decompressor], chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Several streams one after the other are one, as bzip2(1) and xz(1) have it."""
+    decompressor = make()
+    for chunk in chunks:
+        data = chunk
+        while data:
+            if getattr(decompressor, "eof", False):
+                decompressor = make()
+            yield decompressor.decompress(data)
+            data = getattr(decompressor, "unused_data", b"")

@@ -1,0 +1,491 @@
+"""A build from a parsed Dockerfile to a finished image, with all its I/O handed in."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from pybuild.context.directory import DirectoryContext
+from pybuild.dockerfile.instructions import Dockerfile
+from pybuild.errors import PybuildError, Source
+from pybuild.events import (
+    BuildFinished,
+    BuildStarted,
+    EventSink,
+    LayerSummary,
+    Level,
+    Notice,
+    StageSkipped,
+    StageSummary,
+)
+from pybuild.executor.assemble import assemble, squashed
+from pybuild.executor.background import Background
+from pybuild.executor.inputs import StepId, Taken, check_sources, digest_taken
+from pybuild.executor.scheduler import run_stages
+from pybuild.executor.stack import Indexes, LayerOrigin, Stack, StackLayer
+from pybuild.executor.stage import StageBuilder, StageServices, StageTally
+from pybuild.executor.state import ContextSource, StageState
+from pybuild.executor.uploads import Uploads
+from pybuild.executor.workspace import Workspace
+from pybuild.image.digest import Digest
+from pybuild.image.image import Image
+from pybuild.image.layer import Layer, chain_ids
+from pybuild.image.media_type import Family, layer_media_type
+from pybuild.image.platform import Platform
+from pybuild.image.reference import Reference, parse_reference
+from pybuild.isolation.command import Isolation, Root
+from pybuild.plan.fit import Fit, fit
+from pybuild.plan.keys import KeyFacts, first_keys
+from pybuild.plan.make import PlanRequest, images_needed, make_plan
+from pybuild.plan.steps import (
+    BaseImage,
+    FromImage,
+    FromStage,
+    ImageRequest,
+    Plan,
+    RunAction,
+    StagePlan,
+)
+
+if TYPE_CHECKING:
+    from pybuild.cache.layers import CachedStep, LayerCache
+    from pybuild.executor.copy import Picked
+    from pybuild.layer.compress import CompressionOptions
+    from pybuild.registry.client import Client, ResolvedImage
+
+_LOOKUPS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What is to be built. `epoch` (seconds) makes equal inputs give equal bytes."""
+
+    dockerfile: Dockerfile
+    context: DirectoryContext
+    build_args: Mapping[str, str]
+    platform: Platform
+    build_platform: Platform
+    compression: CompressionOptions
+    target: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    destinations: tuple[Reference, ...] = ()
+    push: bool = True
+    single_snapshot: bool = False
+    epoch: int | None = None
+    parallel: int = 4
+
+
+class OpenIsolation(Protocol):
+    """Chooses how RUNs are confined; gives it with the reason. Called when one is needed."""
+
+    def __call__(self, roots: Workspace, /) -> tuple[Isolation, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The I/O of a build. `cache` is None where no layer cache is asked for."""
+
+    client: Client
+    workspace: Workspace
+    open_isolation: OpenIsolation
+    cache: LayerCache | None
+    sink: EventSink
+    cancelled: threading.Event
+    now: Callable[[], float] = time.time
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    image: Image
+    pushed: tuple[Reference, ...]
+    summary: BuildFinished
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that is known before anything runs: what `pybuild plan` shows."""
+
+    plan: Plan
+    images: Mapping[ImageRequest, ResolvedImage]
+    keys: Mapping[StepId, Digest]
+    found: Mapping[StepId, CachedStep]
+    fit: Fit
+    context: ContextSource
+    picked: Mapping[StepId, list[Picked]]
+    inputs: Mapping[StepId, Taken]
+    facts: KeyFacts
+
+
+def prepare(request: BuildRequest, services: Services) -> Prepared:
+    """Looks up the images, makes the plan, checks what COPY names, asks the cache; no step runs."""
+    plan, images = _plan(request, services)
+    for warning in plan.warnings:
+        services.sink(Notice(Level.WARNING, warning))
+    context = ContextSource(request.context)
+    picked = check_sources(plan, context)
+    facts = KeyFacts(epoch=request.epoch)
+    keys: Mapping[StepId, Digest] = {}
+    inputs: dict[StepId, Taken] = {}
+    found: Mapping[StepId, CachedStep] = {}
+    if services.cache is not None:
+        for identity, sources in picked.items():
+            inputs[identity] = digest_taken(sources, context, context.digests, with_owner=False)
+        digests = {identity: taken.digest for identity, taken in inputs.items()}
+        keys = first_keys(plan, facts, digests)
+        found = _burst(services.cache, keys)
+    fitting = fit(plan, {identity: entry.stored for identity, entry in found.items()})
+    return Prepared(plan, images, keys, found, fitting, context, picked, inputs, facts)
+
+
+def _plan(
+    request: BuildRequest, services: Services
+) -> tuple[Plan, dict[ImageRequest, ResolvedImage]]:
+    wanted = PlanRequest(
+        request.build_args, request.target, request.platform, request.build_platform, request.labels
+    )
+    images: dict[ImageRequest, ResolvedImage] = {}
+    known: dict[ImageRequest, BaseImage] = {}
+    while missing := images_needed(request.dockerfile, wanted, known):
+        for need, resolved in zip(missing, _resolve(missing, request, services), strict=True):
+            images[need] = resolved
+            known[need] = BaseImage(resolved.manifest.digest, resolved.config)
+    return make_plan(request.dockerfile, wanted, known), images
+
+
+def _resolve(
+    missing: tuple[ImageRequest, ...], request: BuildRequest, services: Services
+) -> list[ResolvedImage]:
+    def resolve(need: ImageRequest) -> ResolvedImage:
+        try:
+            return services.client.resolve(parse_reference(need.name), need.platform)
+        except PybuildError as error:
+            raise error.at(_place_of(need.name, request.dockerfile)) from error.__cause__
+
+    if len(missing) == 1:
+        return [resolve(missing[0])]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_LOOKUPS_AT_ONCE, "resolve") as pool:
+        return list(pool.map(resolve, missing))
+
+
+def _place_of(name: str, dockerfile: Dockerfile) -> Source | None:
+    """The FROM that names the image as it stands, else the first FROM with a variable in it."""
+    origins = [stage.origin for stage in dockerfile.stages]
+    exact = [origin.source for origin in origins if origin.image == name]
+    loose = [origin.source for origin in origins if "$" in origin.image]
+    return next(iter(exact + loose), None)
+
+
+def _burst(cache: LayerCache, keys: Mapping[StepId, Digest]) -> dict[StepId, CachedStep]:
+    """All look-ups at once."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_LOOKUPS_AT_ONCE, "lookup") as pool:
+        entries = pool.map(cache.get, keys.values())
+        return {identity: entry for identity, entry in zip(keys, entries, strict=True) if entry}
+
+
+def build(request: BuildRequest, services: Services) -> BuildResult:
+    """Builds, pushes, and tells a summary. Raises PybuildError; nothing is tagged then."""
+    started = time.monotonic()
+    prepared = prepare(request, services)
+    background = Background(services.cancelled)
+    build_ = _Build(request, services, prepared, background, started)
+    try:
+        return build_.run()
+    finally:
+        background.close()
+        build_.close()
+
+
+class _Build:
+    """One build's moving parts."""
+
+    def __init__(
+        self,
+        request: BuildRequest,
+        services: Services,
+        prepared: Prepared,
+        background: Background,
+        started: float,
+    ) -> None:
+        self.request = request
+        self.services = services
+        self.prepared = prepared
+        self.background = background
+        self.started = started
+        self.indexes = Indexes(services.cache)
+        self.states: dict[int, StageState] = {}
+        self.image_states: dict[ImageRequest, StageState] = {}
+        self.tallies: dict[int, StageTally] = {}
+        self.guard = threading.Lock()
+        self.isolation: Isolation | None = None
+        destinations = request.destinations if request.push else ()
+        self.uploads = Uploads(services.client, destinations, background, services.sink)
+        self.now_ns = int(services.now()) * 1_000_000_000
+        if request.epoch is not None:
+            self.now_ns = request.epoch * 1_000_000_000
+        self.created = datetime.fromtimestamp(self.now_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.lineage = self._lineage()
+
+    def run(self) -> BuildResult:
+        plan = self.prepared.plan
+        needed = required(plan, self.prepared.fit)
+        reason = self._open_isolation(needed)
+        self._tell_start(reason)
+        self._upload_bases()
+        services = self._stage_services()
+        for stage in plan.stages:
+            if stage.number not in needed:
+                self.services.sink(StageSkipped(stage.number, stage.name))
+        wanted = [stage for stage in plan.stages if stage.number in needed]
+        at_once = self.request.parallel if self._parallel() else 1
+        run_stages(
+            wanted,
+            lambda stage: self._build_stage(stage, services),
+            at_once,
+            self.services.cancelled,
+        )
+        if self.background.failure is not None:
+            self.background.finish()
+        image = self._assemble()
+        self.uploads.finish(image) if self.request.push else self.background.finish()
+        return self._result(image)
+
+    def close(self) -> None:
+        for state in (*self.states.values(), *self.image_states.values()):
+            state.close_root()
+        if self.isolation is not None:
+            self.isolation.close()
+
+    def _lineage(self) -> tuple[int, ...]:
+        """The target and the stages it starts from, first base first."""
+        plan, numbers = self.prepared.plan, [self.prepared.plan.target]
+        while isinstance(origin := plan.stage(numbers[-1]).origin, FromStage):
+            numbers.append(origin.stage)
+        return tuple(reversed(numbers))
+
+    def _open_isolation(self, needed: frozenset[int]) -> str:
+        """An isolation is looked for only if a RUN may have to run."""
+        for stage in self.prepared.plan.stages:
+            hits = self.prepared.fit.stages[stage.number].steps
+            runs = [step for step in stage.file_steps if isinstance(step.action, RunAction)]
+            if stage.number in needed and any(step.number not in hits for step in runs):
+                self.isolation, reason = self.services.open_isolation(self.services.workspace)
+                return reason
+        return "no command has to run"
+
+    def _parallel(self) -> bool:
+        return self.isolation is None or self.isolation.parallel
+
+    def _tell_start(self, reason: str) -> None:
+        plan = self.prepared.plan
+        self.services.sink(
+            BuildStarted(
+                str(self.request.context.root),
+                self.request.dockerfile.file,
+                self.isolation.name if self.isolation else "none",
+                reason,
+                tuple(stage.name for stage in plan.stages),
+                sum(len(stage.file_steps) for stage in plan.stages),
+            )
+        )
+
+    def _upload_bases(self) -> None:
+        """What the image will stand on is asked for at the destinations right away."""
+        first = self.prepared.plan.stage(self.lineage[0])
+        if isinstance(first.origin, FromImage):
+            self.uploads.start_all(layer.layer for layer in self._image_stack(first.origin.request))
+
+    def _image_stack(self, request: ImageRequest) -> Stack:
+        """The layers of an image as the bottom of a stack; nothing is fetched yet."""
+        image = self.prepared.images[request]
+        diff_ids = image.config.diff_ids
+        if len(diff_ids) != len(image.manifest.layers):
+            from pybuild.image.descriptor import BadManifest
+
+            raise BadManifest(
+                f"{request.name} has {len(image.manifest.layers)} layers "
+                f"and {len(diff_ids)} diff IDs"
+            )
+        client, source = self.services.client, image.source
+        made = []
+        for blob, diff_id, chain in zip(
+            image.manifest.layers, diff_ids, chain_ids(diff_ids), strict=True
+        ):
+            layer = Layer(blob, diff_id, partial(client.open_blob, source, blob), source)
+            made.append(
+                StackLayer(layer, chain, LayerOrigin.BASE, "", self._index_reader(blob.digest))
+            )
+        return tuple(made)
+
+    def _index_reader(self, digest: Digest) -> Callable[[], bytes | None]:
+        cache = self.services.cache
+        return (lambda: None) if cache is None else (lambda: cache.get_index(digest))
+
+    def _new_state(self, stack: Stack) -> StageState:
+        return StageState(
+            stack,
+            indexes=self.indexes,
+            workspace=self.services.workspace,
+            open_root=self._open_root,
+        )
+
+    def _open_root(self) -> Root:
+        with self.guard:
+            if self.isolation is None:
+                self.isolation, _ = self.services.open_isolation(self.services.workspace)
+        return self.isolation.open_root()
+
+    def _image_state(self, origin: FromImage) -> StageState:
+        with self.guard:
+            state = self.image_states.get(origin.request)
+            if state is None:
+                state = self._new_state(self._image_stack(origin.request))
+                self.image_states[origin.request] = state
+            return state
+
+    def _stage_services(self) -> StageServices:
+        from pybuild.layer.pack import PackOptions
+
+        prepared, request = self.prepared, self.request
+        options = PackOptions(
+            compression=request.compression,
+            media_type=layer_media_type(self._family(), request.compression.compression.value),
+            clamp_seconds=request.epoch,
+            expected=None,
+        )
+        return StageServices(
+            plan=prepared.plan,
+            facts=prepared.facts,
+            keys=prepared.keys,
+            found=prepared.found,
+            fit=prepared.fit,
+            cache=self.services.cache,
+            context=prepared.context,
+            picked=prepared.picked,
+            inputs=prepared.inputs,
+            workspace=self.services.workspace,
+            pack_options=options,
+            now_ns=self.now_ns,
+            created=self.created,
+            sink=self.services.sink,
+            cancelled=self.services.cancelled,
+            run_slots=threading.Semaphore(max(1, request.parallel)),
+            state_of=self.states.__getitem__,
+            image_state=self._image_state,
+            on_layer=self._on_layer,
+            store=self.background.submit,
+        )
+
+    def _family(self) -> Family:
+        """The image keeps to its base's family; scratch gives Docker's, as kaniko has it."""
+        first = self.prepared.plan.stage(self.lineage[0])
+        if isinstance(first.origin, FromImage):
+            return self.prepared.images[first.origin.request].manifest.family
+        compression = self.request.compression.compression.value
+        return Family.OCI if compression == "zstd" else Family.DOCKER
+
+    def _on_layer(self, stage: StagePlan, layer: StackLayer) -> None:
+        if stage.number in self.lineage and not self.request.single_snapshot:
+            self.uploads.start(layer.layer)
+
+    def _build_stage(self, stage: StagePlan, services: StageServices) -> None:
+        match stage.origin:
+            case FromStage(number):
+                stack = self.states[number].stack
+            case FromImage(request):
+                stack = self._image_stack(request)
+            case _:
+                stack = ()
+        state = self._new_state(stack)
+        with self.guard:
+            self.states[stage.number] = state
+        self.tallies[stage.number] = StageBuilder(stage, state, services).build()
+        if not self._parallel():
+            state.close_root()
+
+    def _assemble(self) -> Image:
+        state = self.states[self.prepared.plan.target]
+        stack: Stack = state.stack
+        if self.request.single_snapshot:
+            bases = sum(layer.origin is LayerOrigin.BASE for layer in stack)
+            options = self._stage_services().pack_options
+            stack = squashed(state, stack[:bases], self.services.workspace, options)
+        steps = [
+            (step, self.tallies[number].layers.get(step.number))
+            for number in self.lineage
+            for step in self.prepared.plan.stage(number).steps
+        ]
+        base = self.prepared.plan.stage(self.lineage[0]).base_config
+        config = self.prepared.plan.target_stage.config
+        return assemble(
+            replace(config, created=self.created, history=base.history, diff_ids=base.diff_ids),
+            stack,
+            steps,
+            family=self._family(),
+            squash=self.request.single_snapshot,
+        )
+
+    def _result(self, image: Image) -> BuildResult:
+        plan = self.prepared.plan
+        outcomes = self.uploads.outcomes
+        stack = self.states[plan.target].stack
+        origins = {layer.layer.descriptor.digest: layer for layer in stack}
+        layers = []
+        for layer in image.layers:
+            digest = layer.descriptor.digest
+            known = origins.get(digest)
+            outcome = outcomes.get(digest)
+            layers.append(
+                LayerSummary(
+                    str(digest),
+                    layer.descriptor.size,
+                    known.origin.value if known else LayerOrigin.NEW.value,
+                    "" if outcome is None else outcome.value.replace("done", "pushed"),
+                    known.created_by if known else "",
+                )
+            )
+        stages = tuple(
+            StageSummary(stage.name, tally.seconds, tally.steps_run, tally.steps_cached, False)
+            if (tally := self.tallies.get(stage.number))
+            else StageSummary(stage.name, 0.0, 0, len(stage.file_steps), True)
+            for stage in plan.stages
+        )
+        pushed = self.request.destinations if self.request.push else ()
+        summary = BuildFinished(
+            tuple(str(ref) for ref in pushed),
+            str(image.manifest.digest),
+            image.size,
+            tuple(layers),
+            stages,
+            time.monotonic() - self.started,
+        )
+        return BuildResult(image, pushed, summary)
+
+
+def required(plan: Plan, fitting: Fit) -> frozenset[int]:
+    """The stages whose content is needed: the target, and what the steps that run stand on and
+    take from. A stage of which all that others take is cached is not among them."""
+    needed: set[int] = set()
+    pending = [plan.target]
+    while pending:
+        number = pending.pop()
+        if number in needed:
+            continue
+        needed.add(number)
+        stage = plan.stage(number)
+        if isinstance(stage.origin, FromStage):
+            pending.append(stage.origin.stage)
+        hits = fitting.stages[number].steps
+        for step in stage.file_steps:
+            origin = getattr(step.action, "origin", None)
+            if step.number not in hits and isinstance(origin, FromStage):
+                pending.append(origin.stage)
+    return frozenset(needed)

@@ -1,0 +1,167 @@
+"""COPY, ADD and WORKDIR carried out: owners by name, here-documents, downloads, archives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pybuild.executor.copy import (
+    Content,
+    LayerDraft,
+    Owner,
+    Picked,
+    clean,
+    draft_copy,
+    draft_files,
+    pick,
+)
+from pybuild.executor.mode import check_mode
+from pybuild.layer.changes import Change
+from pybuild.rootfs.entry import Entry, Kind
+from pybuild.rootfs.ids import lookup_owner, lookup_user
+from pybuild.rootfs.index import Tree
+
+if TYPE_CHECKING:
+    from pybuild.executor.stage import StageServices
+    from pybuild.executor.state import ContextSource, StageSource, StageState
+    from pybuild.image.digest import Digest
+    from pybuild.layer.pack import PackOptions
+    from pybuild.plan.steps import CopyAction, MakeDirectory
+
+_PASSWD, _GROUP = "etc/passwd", "etc/group"
+
+
+def directory_changes(action: MakeDirectory, state: StageState, now_ns: int) -> Iterator[Change]:
+    """WORKDIR: what is missing of the path is made, for the stage's USER."""
+    draft = LayerDraft(state.tree(), None)
+    path = draft.resolve(action.path)
+    owner = Owner(0, 0)
+    if action.user:
+        ids = lookup_user(action.user, state.read_file(_PASSWD), state.read_file(_GROUP))
+        owner = Owner(ids.uid, ids.gid)
+    draft.make_directories(path, owner)
+    return draft.changes(lambda _: b"", now_ns)
+
+
+class Copying:
+    """One COPY or ADD on its way from the sources to the changes of a layer."""
+
+    def __init__(
+        self,
+        action: CopyAction,
+        source: ContextSource | StageSource,
+        state: StageState,
+        services: StageServices,
+    ) -> None:
+        self.action = action
+        self.source = source
+        self.state = state
+        self.services = services
+        below = Tree(()) if action.link else state.tree()
+        self.draft = LayerDraft(below, self._owner())
+
+    def changes(
+        self, picked: list[Picked] | None, digests: Mapping[str, Digest]
+    ) -> tuple[Iterator[Change], PackOptions]:
+        """The changes, and options that make packing check the `digests` taken before."""
+        action = self.action
+        if action.chmod:
+            check_mode(action.chmod)
+        if picked is None:
+            picked = pick(action, self.source)
+        plain = []
+        for one in picked:
+            if not (action.is_add and action.unpack is not False and self._unpack(one)):
+                plain.append(one)
+        draft_copy(action, plain, self.source, self.draft)
+        draft_files(action, self._inline(), self.draft)
+        draft_files(action, self._downloads(), self.draft)
+        places = self._places()
+        expected = {
+            entry.path: digests[content.path]
+            for entry, content in self.draft.entries.values()
+            if content is not None and content.path in digests
+        }
+        options = self.services.pack_options
+        if expected:
+            options = replace(options, expected=expected)
+        now_ns = self.services.now_ns
+        return self.draft.changes(lambda content: _bytes_of(content, places), now_ns), options
+
+    def _owner(self) -> Owner | None:
+        if not self.action.chown:
+            return None
+        passwd, group = self.state.read_file(_PASSWD), self.state.read_file(_GROUP)
+        return Owner(*lookup_owner(self.action.chown, passwd, group))
+
+    def _places(self) -> Mapping[str, Path]:
+        paths = [
+            content.path
+            for _, content in self.draft.entries.values()
+            if content is not None and content.data is None and not content.path.startswith("/")
+        ]
+        return self.source.files(paths)
+
+    def _inline(self) -> list[tuple[Entry, Content]]:
+        files = []
+        for file in self.action.inline:
+            data = file.content.encode("utf-8", "surrogateescape")
+            entry = Entry(file.name, Kind.FILE, 0o644, 0, 0, len(data), self.services.now_ns)
+            files.append((entry, Content(data=data)))
+        return files
+
+    def _downloads(self) -> list[tuple[Entry, Content]]:
+        """Files from the network: mode 0600, as Docker has it."""
+        files = []
+        for url in self.action.urls:
+            from pybuild.executor.download import download
+
+            fetched = download(url, self.action, self.services.workspace, self.services.sink)
+            if self.action.unpack and self._unpack_file(fetched.path):
+                continue
+            size = fetched.path.stat().st_size
+            entry = Entry(fetched.name, Kind.FILE, 0o600, 0, 0, size, fetched.mtime_ns)
+            files.append((entry, Content(os.fspath(fetched.path))))
+        return files
+
+    def _unpack(self, one: Picked) -> bool:
+        if one.entry.kind is not Kind.FILE or not one.entry.size:
+            return False
+        return self._unpack_file(self.source.files([one.entry.path])[one.entry.path])
+
+    def _unpack_file(self, file: Path) -> bool:
+        """Puts an archive's content at the destination; False if the file is no archive."""
+        from pybuild.executor.archive import unpack_archive
+
+        unpacked = unpack_archive(file, self.services.workspace)
+        if unpacked is None:
+            return False
+        folder, index = unpacked
+        target = self.draft.resolve(self.action.destination)
+        self.draft.make_directories(target)
+        owner = self.draft.owner
+        tree = Tree((index,))
+        for entry in index.entries():
+            if not entry.path:
+                continue
+            real = tree.lookup(entry.path) if entry.kind is Kind.HARDLINK else entry
+            if real is None or real.kind is Kind.WHITEOUT:
+                continue
+            path = f"{target}/{entry.path}" if target else entry.path
+            self.draft.make_directories(path.rpartition("/")[0])
+            made = replace(real, path=path, opaque=False)
+            if owner is not None:
+                made = replace(made, uid=owner.uid, gid=owner.gid)
+            has_bytes = real.kind is Kind.FILE and real.size
+            content = Content(f"{folder}/{clean(real.path)}") if has_bytes else None
+            self.draft.put(made, content)
+        return True
+
+
+def _bytes_of(content: Content, places: Mapping[str, Path]) -> str | bytes:
+    if content.data is not None:
+        return content.data
+    return content.path if content.path.startswith("/") else os.fspath(places[content.path])

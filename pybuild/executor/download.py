@@ -1,0 +1,117 @@
+"""ADD of an address: http and https, with a checksum where one is asked for."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from pybuild.errors import NotCarriedOut
+from pybuild.events import (
+    EventSink,
+    TransferFinished,
+    TransferKind,
+    TransferOutcome,
+    TransferProgress,
+    TransferStarted,
+)
+from pybuild.executor.errors import ChecksumMismatch, DownloadFailed
+
+if TYPE_CHECKING:
+    from pybuild.executor.workspace import Workspace
+    from pybuild.plan.steps import CopyAction
+
+_TIMEOUT_SECONDS = 60
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """`name` is what the file is called in a folder; `mtime_ns` what the server says, else 0."""
+
+    path: Path
+    name: str
+    mtime_ns: int
+    digest: str
+
+
+def download(url: str, action: CopyAction, workspace: Workspace, sink: EventSink) -> Download:
+    """Raises DownloadFailed, ChecksumMismatch, NotCarriedOut for git."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or parts.path.endswith(".git"):
+        raise NotCarriedOut(
+            f"ADD of a git repository ({parts.scheme}) is not carried out yet",
+            hint="clone it in a stage with RUN, or copy it from the build context",
+        )
+    name = unquote(parts.path.rpartition("/")[2])
+    if not name and not action.destination.endswith("/"):
+        name = "index"  # the destination names the file
+    if not name or "/" in name or name in (".", ".."):
+        raise DownloadFailed(
+            f"ADD {_shown(url)}: the address names no file",
+            hint="name the file in the destination, without a slash at its end",
+        )
+    return _fetch(url, name, action.checksum, workspace.new_spool() / "download", sink)
+
+
+def _shown(url: str) -> str:
+    """The address without user, password and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def _fetch(url: str, name: str, checksum: str, path: Path, sink: EventSink) -> Download:
+    import requests
+
+    started, label = time.monotonic(), _shown(url)
+    for attempt in range(1, _TRIES + 1):
+        try:
+            with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response:
+                if response.status_code >= 500 and attempt < _TRIES:
+                    time.sleep(attempt)
+                    continue
+                if response.status_code != 200:
+                    raise DownloadFailed(
+                        f"ADD {label}: the server answers {response.status_code} {response.reason}"
+                    )
+                size = int(response.headers.get("Content-Length") or 0)
+                sink(TransferStarted(label, TransferKind.DOWNLOAD, label, size))
+                hasher, done = sha256(), 0
+                with path.open("wb") as file:
+                    for chunk in response.iter_content(1 << 18):
+                        file.write(chunk)
+                        hasher.update(chunk)
+                        done += len(chunk)
+                        sink(TransferProgress(label, done))
+                digest = f"sha256:{hasher.hexdigest()}"
+                if checksum and checksum != digest:
+                    raise ChecksumMismatch(
+                        f"ADD {label}: the file has {digest}, --checksum asks for {checksum}"
+                    )
+                seconds = time.monotonic() - started
+                outcome = TransferOutcome.DONE
+                sink(TransferFinished(label, TransferKind.DOWNLOAD, label, outcome, done, seconds))
+                return Download(path, name, _modified(response.headers), digest)
+        except requests.RequestException as error:
+            if attempt == _TRIES:
+                cause = type(error).__name__
+                raise DownloadFailed(
+                    f"ADD {label}: {cause} after {attempt} tries",
+                    hint="check the address, the network and the proxy settings",
+                ) from error
+            time.sleep(attempt)
+    raise DownloadFailed(f"ADD {label}: no answer")
+
+
+def _modified(headers: object) -> int:
+    text = getattr(headers, "get")("Last-Modified")  # noqa: B009
+    if not text:
+        return 0
+    try:
+        return int(parsedate_to_datetime(text).timestamp()) * 1_000_000_000
+    except (TypeError, ValueError):
+        return 0

@@ -1,0 +1,41 @@
+"""What can go wrong while a plan is carried out, besides RUN itself."""
+
+from __future__ import annotations
+
+from pybuild.errors import ContentMismatch, InputError
+
+
+class SourceMissing(InputError):
+    """COPY or ADD names a file that is not in the context, stage or image, or is ignored."""
+
+    code = "copy-source-missing"
+
+
+class BadDestination(InputError):
+    """A file can't be put where COPY, ADD or WORKDIR wants it."""
+
+    code = "bad-destination"
+
+
+class BadMode(InputError):
+    """--chmod is neither octal nor symbolic."""
+
+    code = "bad-mode"
+
+
+class DownloadFailed(InputError):
+    """ADD could not download what it names."""
+
+    code = "download-failed"
+
+
+class ChecksumMismatch(ContentMismatch):
+    """What ADD downloaded does not have the checksum that was asked for."""
+
+    code = "checksum-mismatch"
+
+
+class DiskFull(InputError):
+    """There is no room left where the build keeps its files."""
+
+    code = "disk-full"

@@ -1,0 +1,29 @@
+"""A RUN's command: who runs it, in which environment, with which files of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pybuild.isolation.command import Network, RunCommand, RunMount
+from pybuild.rootfs.ids import lookup_user
+
+if TYPE_CHECKING:
+    from pybuild.executor.state import StageState
+    from pybuild.executor.workspace import Workspace
+    from pybuild.plan.steps import RunAction
+
+
+def make_command(action: RunAction, state: StageState, workspace: Workspace) -> RunCommand:
+    """Raises UnknownUser and UnknownGroup. HOME is the user's own unless ENV or ARG sets it."""
+    passwd, group = state.read_file("etc/passwd"), state.read_file("etc/group")
+    ids = lookup_user(action.user, passwd, group)
+    env = dict(action.proxies) | dict(action.env)
+    env.setdefault("HOME", ids.home or "/")
+    mounts: tuple[RunMount, ...] = ()
+    if action.script is not None:
+        script = workspace.new_spool() / "script"
+        script.write_bytes(action.script.content.encode("utf-8", "surrogateescape"))
+        script.chmod(0o755)
+        mounts = (RunMount("file", action.script.name, script, read_only=True),)
+    network = Network.NONE if action.network == "none" else Network.HOST
+    return RunCommand(action.argv, tuple(env.items()), action.cwd, ids, mounts, network)

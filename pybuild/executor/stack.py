@@ -1,0 +1,144 @@
+"""The layers of a stage, lowest first, and what can be read from them without a RUN."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pybuild.errors import ContentMismatch
+from pybuild.image.digest import Digest
+from pybuild.image.layer import EMPTY_CHAIN, Layer
+from pybuild.image.verify import DigestMismatch
+from pybuild.rootfs.index import LayerIndex, Tree
+
+if TYPE_CHECKING:
+    from pybuild.cache.layers import LayerCache
+    from pybuild.executor.workspace import Workspace
+
+
+class LayerOrigin(Enum):
+    BASE = "base"
+    NEW = "new"
+    CACHED = "cached"
+
+
+@dataclass(frozen=True, slots=True)
+class StackLayer:
+    """A layer at its place in a stack; `chain` is the stack's identity up to and with it.
+
+    `read_index` gives its packed index where that can be had without reading the layer.
+    """
+
+    layer: Layer
+    chain: Digest
+    origin: LayerOrigin
+    created_by: str
+    read_index: Callable[[], bytes | None]
+
+    def open_tar(self) -> Iterator[bytes]:
+        """The uncompressed tar, checked against the diff ID at its end."""
+        from pybuild.layer.compress import decompress
+
+        return _with_diff_id(decompress(self.layer.open()), self.layer.diff_id)
+
+
+Stack = tuple[StackLayer, ...]
+
+
+def chain_of(stack: Stack) -> Digest:
+    return stack[-1].chain if stack else EMPTY_CHAIN
+
+
+def _with_diff_id(chunks: Iterable[bytes], diff_id: Digest) -> Iterator[bytes]:
+    import hashlib
+
+    hasher = hashlib.new(diff_id.algorithm)
+    for chunk in chunks:
+        hasher.update(chunk)
+        yield chunk
+    if hasher.hexdigest() != diff_id.hex:
+        raise DigestMismatch(
+            f"a layer unpacks to {diff_id.algorithm}:{hasher.hexdigest()}, "
+            f"its config says {diff_id}"
+        )
+
+
+class Indexes:
+    """Indexes of layers by chain ID, each read once, from wherever it is cheapest."""
+
+    def __init__(self, cache: LayerCache | None) -> None:
+        self._cache = cache
+        self._known: dict[Digest, LayerIndex] = {}
+        self._locks: dict[Digest, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    def remember(self, chain: Digest, index: LayerIndex) -> None:
+        with self._guard:
+            self._known[chain] = index
+
+    def known(self, chain: Digest) -> LayerIndex | None:
+        with self._guard:
+            return self._known.get(chain)
+
+    def tree(self, stack: Stack) -> Tree:
+        tree = Tree(())
+        for layer in stack:
+            tree = tree.with_layer(self._index(layer, tree))
+        return tree
+
+    def _index(self, layer: StackLayer, below: Tree) -> LayerIndex:
+        with self._guard:
+            lock = self._locks.setdefault(layer.chain, threading.Lock())
+        with lock:
+            index = self.known(layer.chain)
+            if index is None:
+                index = self._read(layer, below)
+                self.remember(layer.chain, index)
+            return index
+
+    def _read(self, layer: StackLayer, below: Tree) -> LayerIndex:
+        from pybuild.layer.apply import read_layer
+
+        packed = layer.read_index()
+        if packed is not None:
+            try:
+                return LayerIndex.from_bytes(packed)
+            except ContentMismatch:
+                pass  # written by another version, or broken: the layer itself tells
+        return self.learned(layer, read_layer(layer.open_tar(), below))
+
+    def learned(self, layer: StackLayer, index: LayerIndex) -> LayerIndex:
+        """Keeps a base layer's index for the builds that come after."""
+        self.remember(layer.chain, index)
+        if self._cache is not None and layer.origin is LayerOrigin.BASE:
+            self._cache.put_index(layer.layer.descriptor.digest, index.to_bytes())
+        return index
+
+
+def spool(stack: Stack, tree: Tree, paths: Iterable[str], workspace: Workspace) -> dict[str, Path]:
+    """Writes the regular files at these exact paths to disk, reading each layer once."""
+    from pybuild.layer.apply import UnpackStyle, unpack_layer
+
+    wanted: dict[int, dict[str, str]] = {}
+    for path in paths:
+        found = tree.locate(path)
+        if found is not None:
+            wanted.setdefault(found[0], {})[path] = found[1].path
+    files: dict[str, Path] = {}
+    for number, inner in wanted.items():
+        folder = workspace.new_spool()
+        names = frozenset(inner.values())
+        unpack_layer(
+            stack[number].open_tar(),
+            folder,
+            Tree(()),
+            style=UnpackStyle.IN_PLACE,
+            lower_path=lambda _: None,
+            select=names.__contains__,
+        )
+        files.update((path, folder / name) for path, name in inner.items())
+    return files

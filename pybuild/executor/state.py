@@ -1,0 +1,174 @@
+"""What a stage is while it is built: its stack, and its root on disk once a RUN needs one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from pybuild.context.directory import DirectoryContext
+from pybuild.executor.stack import Indexes, Stack, StackLayer, chain_of, spool
+from pybuild.executor.workspace import Workspace
+from pybuild.image.digest import Digest, digest_from_hex
+from pybuild.isolation.command import Root, StackedLayer
+from pybuild.rootfs.entry import Entry
+from pybuild.rootfs.index import LayerIndex, Tree
+
+
+class StageState:
+    """One thread builds it; when it is done others read from it."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        *,
+        indexes: Indexes,
+        workspace: Workspace,
+        open_root: Callable[[], Root],
+    ) -> None:
+        self.stack = stack
+        self._indexes = indexes
+        self._workspace = workspace
+        self._open_root = open_root
+        self._root: Root | None = None
+        self._applied = 0
+
+    @property
+    def chain(self) -> Digest:
+        return chain_of(self.stack)
+
+    def tree(self) -> Tree:
+        return self._indexes.tree(self.stack)
+
+    def root(self) -> Root:
+        """The root with every layer of the stack in it."""
+        if self._root is None:
+            self._root = self._open_root()
+        for number in range(self._applied, len(self.stack)):
+            layer = self.stack[number]
+            below = self._indexes.tree(self.stack[:number])
+            self._root.apply([StackedLayer(layer.chain, layer.open_tar, below)])
+            self._applied = number + 1
+            index = self._root.index(layer.chain)
+            if index is not None and self._indexes.known(layer.chain) is None:
+                self._indexes.learned(layer, index)
+        return self._root
+
+    def push(self, layer: StackLayer) -> None:
+        """Puts a layer on top; it reaches the root when that is asked for again."""
+        self.stack = (*self.stack, layer)
+
+    def settle(self, layer: StackLayer | None) -> None:
+        """What the last RUN changed is in the root already, and is this layer (None: nothing)."""
+        if layer is not None:
+            self.stack = (*self.stack, layer)
+        self._applied = len(self.stack)
+        if self._root is not None:
+            self._root.settle(self.chain)
+
+    def learn(self, chain: Digest, index: LayerIndex) -> None:
+        """The index of a layer that is about to be put on top."""
+        self._indexes.remember(chain, index)
+
+    def replace_top(self, layer: StackLayer) -> None:
+        """Takes an equal layer, times apart, in the place of the one on top."""
+        self.stack = (*self.stack[:-1], layer)
+
+    def close_root(self) -> None:
+        if self._root is not None:
+            self._root.close()
+            self._root = None
+            self._applied = 0
+
+    def files(self, paths: Iterable[str]) -> dict[str, Path]:
+        """Where the regular files at these exact paths can be read from."""
+        found: dict[str, Path] = {}
+        missing: list[str] = []
+        for path in paths:
+            place = self._root.content(path) if self._root is not None else None
+            if place is None:
+                missing.append(path)
+            else:
+                found[path] = place
+        if missing:
+            found |= spool(self.stack, self.tree(), missing, self._workspace)
+        return found
+
+    def read_file(self, path: str) -> bytes | None:
+        """A small file such as etc/passwd, symbolic links followed; None where there is none."""
+        tree = self.tree()
+        resolved = tree.resolve(path, follow_last=True)
+        kept = tree.read_kept(resolved)
+        if kept is not None:
+            return kept
+        entry = tree.lookup(resolved)
+        if entry is None or entry.size > 1 << 20:
+            return None
+        place = self.files([resolved]).get(resolved)
+        return place.read_bytes() if place is not None else None
+
+
+class StageSource:
+    """A finished stage or an image as COPY sees it."""
+
+    def __init__(self, state: StageState) -> None:
+        self._state = state
+        self._tree = state.tree()
+
+    def lookup(self, path: str) -> Entry | None:
+        return self._tree.lookup(path)
+
+    def children(self, path: str) -> Iterator[Entry]:
+        return self._tree.children(path)
+
+    def resolve(self, path: str, *, follow_last: bool) -> str:
+        return self._tree.resolve(path, follow_last=follow_last)
+
+    def files(self, paths: Iterable[str]) -> Mapping[str, Path]:
+        return self._state.files(paths)
+
+    def digests(self, paths: list[str]) -> dict[str, Digest]:
+        """From the index where it has them, else from the bytes."""
+        from pybuild.context.directory import file_digest
+
+        digests: dict[str, Digest] = {}
+        unknown: list[str] = []
+        for path in paths:
+            known = self._tree.content_digest(path)
+            if known:
+                digests[path] = digest_from_hex(known.hex())
+            else:
+                unknown.append(path)
+        for path, place in (self._state.files(unknown) if unknown else {}).items():
+            digests[path] = file_digest(place)
+        return digests
+
+
+class ContextSource:
+    """The build context as COPY sees it; digests are taken once a file."""
+
+    def __init__(self, context: DirectoryContext) -> None:
+        self._context = context
+        self._digests: dict[str, Digest] = {}
+
+    def lookup(self, path: str) -> Entry | None:
+        return self._context.lookup(path)
+
+    def children(self, path: str) -> Iterator[Entry]:
+        return self._context.children(path)
+
+    def resolve(self, path: str, *, follow_last: bool) -> str:
+        return self._context.resolve(path, follow_last=follow_last)
+
+    def files(self, paths: Iterable[str]) -> Mapping[str, Path]:
+        return {path: self._context.content(path) for path in paths}
+
+    def digests(self, paths: list[str]) -> dict[str, Digest]:
+        from concurrent.futures import ThreadPoolExecutor
+
+        from pybuild.context.directory import file_digest
+
+        unknown = [path for path in paths if path not in self._digests]
+        with ThreadPoolExecutor(2, "digest") as pool:
+            places = [self._context.content(path) for path in unknown]
+            self._digests.update(zip(unknown, pool.map(file_digest, places), strict=True))
+        return {path: self._digests[path] for path in paths}

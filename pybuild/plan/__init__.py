@@ -1,0 +1,1 @@
+"""Which stages and steps run, in which order, under which cache keys: values, no effects."""

@@ -1,0 +1,134 @@
+"""Which of the found cache entries may be used: the chain ID rule.
+
+Two builds that stored the same key, or an entry that was evicted between two others, must never
+stack a layer on a parent it was not made on. So an entry names the chain ID it was made on and the
+result of each stage and image it took from, and counts only where these agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pybuild.image.descriptor import Descriptor
+from pybuild.image.digest import Digest
+from pybuild.image.layer import EMPTY_CHAIN, chain_id, chain_ids
+from pybuild.plan.keys import StepId
+from pybuild.plan.steps import CopyAction, FromContext, FromImage, FromStage, Plan, StagePlan, Step
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStep:
+    """What a cache entry says of itself. A step that changed nothing has no layer."""
+
+    parent: Digest  # chain ID it was made on
+    chain: Digest  # chain ID with its layer
+    taken: Digest | None  # result of the stage, or digest of the image, it took from
+    content: Digest  # of the entries, without times
+    diff_id: Digest | None
+    layer: Descriptor | None
+    index: Descriptor | None
+    created: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageHits:
+    """The steps of one stage that are taken from the cache: always the first ones, without a gap.
+
+    `chain` is where they lead; `stopped` is the first step that has to run and why, None where
+    the whole stage is cached.
+    """
+
+    steps: Mapping[int, StoredStep]
+    chain: Digest
+    stopped: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    stages: Mapping[int, StageHits] = field(default_factory=dict)
+
+    def reason(self, stage: int, step: int) -> str:
+        stopped = self.stages[stage].stopped if stage in self.stages else None
+        if stopped is None:
+            return ""
+        return stopped[1] if stopped[0] == step else "a step before it runs"
+
+
+def base_chain(stage: StagePlan, chains: Mapping[int, Digest]) -> Digest | None:
+    """The chain ID a stage starts on; None where its base is a stage whose result is not known."""
+    if isinstance(stage.origin, FromStage):
+        return chains.get(stage.origin.stage)
+    diff_ids = stage.base_config.diff_ids if isinstance(stage.origin, FromImage) else ()
+    return chain_ids(diff_ids)[-1] if diff_ids else EMPTY_CHAIN
+
+
+def taken_result(plan: Plan, step: Step, chains: Mapping[int, Digest]) -> Digest | None:
+    """The identity of what a COPY --from takes from; None where that is not known, or nothing."""
+    if not isinstance(step.action, CopyAction):
+        return None
+    origin = step.action.origin
+    if isinstance(origin, FromStage):
+        return chains.get(origin.stage)
+    return plan.image(origin.request).digest if isinstance(origin, FromImage) else None
+
+
+def fit(plan: Plan, found: Mapping[StepId, StoredStep | None]) -> Fit:
+    """Walks the stages in order and keeps the entries that stand on each other."""
+    stages: dict[int, StageHits] = {}
+    whole: dict[int, Digest] = {}  # results of the stages that are cached as a whole
+    for stage in plan.stages:
+        hits = _fit_stage(plan, stage, found, whole)
+        stages[stage.number] = hits
+        if hits.stopped is None:
+            whole[stage.number] = hits.chain
+    return Fit(stages)
+
+
+def _fit_stage(
+    plan: Plan,
+    stage: StagePlan,
+    found: Mapping[StepId, StoredStep | None],
+    whole: Mapping[int, Digest],
+) -> StageHits:
+    chain = base_chain(stage, whole)
+    steps: dict[int, StoredStep] = {}
+    for step in stage.file_steps:
+        if chain is None:
+            return StageHits(steps, EMPTY_CHAIN, (step.number, "the stage below it runs"))
+        entry = found.get((stage.number, step.number))
+        reason = _misfit(plan, step, entry, chain, whole)
+        if entry is None or reason:
+            return StageHits(steps, chain, (step.number, reason))
+        steps[step.number] = entry
+        chain = follow(chain, entry)
+    return StageHits(steps, EMPTY_CHAIN if chain is None else chain)
+
+
+def follow(chain: Digest, entry: StoredStep) -> Digest:
+    """The chain ID after the entry: a linked COPY fits on any parent, so it is computed anew."""
+    return chain if entry.diff_id is None else chain_id(chain, entry.diff_id)
+
+
+def _misfit(
+    plan: Plan,
+    step: Step,
+    entry: StoredStep | None,
+    chain: Digest,
+    whole: Mapping[int, Digest],
+) -> str:
+    """Why the entry can't be used; empty where it can."""
+    if entry is None:
+        return "not in the cache"
+    if not is_linked(step) and entry.parent != chain:
+        return "the cached layer was made on another parent"
+    if not isinstance(step.action, CopyAction) or isinstance(step.action.origin, FromContext):
+        return ""
+    result = taken_result(plan, step, whole)
+    if result is None:
+        return "the stage it copies from runs"
+    return "" if entry.taken == result else "the cached layer took its files from another result"
+
+
+def is_linked(step: Step) -> bool:
+    return isinstance(step.action, CopyAction) and step.action.link

@@ -1,0 +1,188 @@
+"""The plan as a value: stages in order, each with its steps, everything expanded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pybuild.dockerfile.instructions import Instruction
+from pybuild.dockerfile.mounts import MountSpec
+from pybuild.errors import Source
+from pybuild.image.config import ImageConfig
+from pybuild.image.digest import Digest
+from pybuild.image.platform import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """An image that FROM, COPY --from or a mount names; the platform is the one wanted."""
+
+    name: str
+    platform: Platform
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    """What the plan has to know of an image: nothing of its layers' content."""
+
+    digest: Digest  # of its manifest
+    config: ImageConfig
+
+
+@dataclass(frozen=True, slots=True)
+class FromContext:
+    """COPY and ADD of paths of the build context."""
+
+
+@dataclass(frozen=True, slots=True)
+class FromStage:
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class FromImage:
+    request: ImageRequest
+
+
+@dataclass(frozen=True, slots=True)
+class FromScratch:
+    """The empty base."""
+
+
+Origin = FromStage | FromImage | FromScratch
+CopyOrigin = FromContext | FromStage | FromImage
+
+
+@dataclass(frozen=True, slots=True)
+class InlineFile:
+    """A here-document that becomes a file; `name` is relative."""
+
+    name: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunAction:
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]  # all that the command sees, less HOME and proxies
+    proxies: tuple[tuple[str, str], ...]  # given at build time; in no key and no history
+    user: str
+    cwd: str
+    network: str  # "default", "none" or "host"
+    mounts: tuple[MountSpec, ...]
+    script: InlineFile | None = None  # a here-document with a #! line, mounted at its name
+
+
+@dataclass(frozen=True, slots=True)
+class CopyAction:
+    """COPY and ADD. `destination` is absolute and keeps a slash at its end."""
+
+    origin: CopyOrigin
+    sources: tuple[str, ...]
+    inline: tuple[InlineFile, ...]
+    destination: str
+    chown: str
+    chmod: str
+    link: bool
+    exclude: tuple[str, ...]
+    parents: bool = False
+    # ADD alone:
+    urls: tuple[str, ...] = ()  # http(s) and git
+    unpack: bool | None = False  # True: archives are unpacked, False: never; None: local ones only
+    checksum: str = ""
+    keep_git_dir: bool = False
+    is_add: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MakeDirectory:
+    """WORKDIR: the folder exists afterwards; what had to be made belongs to `user`."""
+
+    path: str
+    user: str
+
+
+Action = RunAction | CopyAction | MakeDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One instruction. `action` is None where only the config changes; `config` is the state
+    after it, without this build's history and layers."""
+
+    number: int
+    instruction: Instruction
+    action: Action | None
+    config: ImageConfig
+    created_by: str
+
+    @property
+    def source(self) -> Source:
+        return self.instruction.source
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.source.text.split())
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage; `number` is its place in the Dockerfile and its identity."""
+
+    number: int
+    name: str  # the name it was given, or its number
+    origin: Origin
+    base_config: ImageConfig
+    platform: Platform
+    steps: tuple[Step, ...]
+    source: Source
+
+    @property
+    def config(self) -> ImageConfig:
+        return self.steps[-1].config if self.steps else self.base_config
+
+    @property
+    def file_steps(self) -> tuple[Step, ...]:
+        """The steps that may change files."""
+        return tuple(step for step in self.steps if step.action is not None)
+
+    def copies(self) -> Iterator[CopyAction]:
+        for step in self.steps:
+            if isinstance(step.action, CopyAction):
+                yield step.action
+
+    @property
+    def needs(self) -> tuple[int, ...]:
+        """The stages it starts from or copies from."""
+        found = [self.origin.stage] if isinstance(self.origin, FromStage) else []
+        found += [copy.origin.stage for copy in self.copies() if isinstance(copy.origin, FromStage)]
+        return tuple(sorted(set(found)))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The needed stages in an order in which each comes after what it needs."""
+
+    stages: tuple[StagePlan, ...]
+    target: int
+    platform: Platform
+    images: tuple[tuple[ImageRequest, BaseImage], ...]
+    warnings: tuple[str, ...] = ()
+
+    def stage(self, number: int) -> StagePlan:
+        return next(stage for stage in self.stages if stage.number == number)
+
+    @property
+    def target_stage(self) -> StagePlan:
+        return self.stage(self.target)
+
+    def image(self, request: ImageRequest) -> BaseImage:
+        return next(image for wanted, image in self.images if wanted == request)
+
+    def ready(self, done: frozenset[int], started: frozenset[int]) -> tuple[StagePlan, ...]:
+        """The stages that can start: all they need is done."""
+        return tuple(
+            stage
+            for stage in self.stages
+            if stage.number not in started and done.issuperset(stage.needs)
+        )
