@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pybuild.image.digest import Digest
     from pybuild.layer.changes import Change
     from pybuild.rootfs.ids import Ids
-    from pybuild.rootfs.index import Tree
+    from pybuild.rootfs.index import LayerIndex, Tree
 
 Output = Callable[[int, bytes], None]
 
@@ -67,6 +67,9 @@ class Root(Protocol):
     def apply(self, layers: Sequence[StackedLayer]) -> None:
         """Puts layers on top of what is there, in order."""
 
+    def index(self, chain: Digest) -> LayerIndex | None:
+        """The index of an applied layer, if unpacking it gave one."""
+
     def run(self, command: RunCommand, output: Output, cancelled: threading.Event) -> int:
         """Gives the exit status, 128 + n where signal n ended it. `output` is called with 1 or 2
         and what was written, as it comes, in the calling thread. A set `cancelled` kills the
@@ -88,9 +91,11 @@ class Root(Protocol):
 
 
 class Isolation(Protocol):
-    """A way to run commands on roots. `parallel`: several roots may run at once."""
+    """A way to run commands on roots. `parallel`: several roots may run at once. `reason`: one
+    line for the log, why this one was taken."""
 
     name: str
+    reason: str
     parallel: bool
     fidelity: str
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pybuild.image.digest import Digest
     from pybuild.layer.changes import Change
     from pybuild.layer.snapshot import WalkTable
-    from pybuild.rootfs.index import Tree
+    from pybuild.rootfs.index import LayerIndex, Tree
 
 
 class InPlaceLayers:
@@ -26,12 +26,13 @@ class InPlaceLayers:
         self.directory = directory
         self._skip = skip
         self._before: WalkTable | None = None
+        self._indexes: dict[str, LayerIndex] = {}
 
     def apply(self, layers: Sequence[StackedLayer]) -> None:
         from pybuild.layer.apply import UnpackStyle, unpack_layer
 
         for layer in layers:
-            unpack_layer(
+            self._indexes[layer.chain] = unpack_layer(
                 layer.open_tar(),
                 self.directory,
                 layer.below,
@@ -40,6 +41,9 @@ class InPlaceLayers:
                 skip=self._skip,
             )
         self._before = None
+
+    def index(self, chain: Digest) -> LayerIndex | None:
+        return self._indexes.get(chain)
 
     def note(self) -> None:
         """Takes the table that the next changes are told from."""
@@ -77,6 +81,9 @@ class PlainRoot:
     def apply(self, layers: Sequence[StackedLayer]) -> None:
         self._files.apply(layers)
 
+    def index(self, chain: Digest) -> LayerIndex | None:
+        return self._files.index(chain)
+
     def run(self, command: RunCommand, output: Output, cancelled: threading.Event) -> int:
         self._files.note()
         directory = self._files.directory
@@ -85,7 +92,7 @@ class PlainRoot:
     def changes(self, below: Tree) -> Iterator[Change]:
         return self._files.changes(below)
 
-    def settle(self, chain: Digest) -> None:  # noqa: ARG002
+    def settle(self, chain: Digest) -> None:
         """Nothing to do: the changes are where they belong already."""
 
     def content(self, path: str) -> Path | None:

@@ -6,7 +6,6 @@ decides which; what it found is a `Setup`.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from pybuild.isolation.store import LayerStore, copy_attributes
 if TYPE_CHECKING:
     from pybuild.image.digest import Digest
     from pybuild.layer.changes import Change
-    from pybuild.rootfs.index import Tree
+    from pybuild.rootfs.index import LayerIndex, Tree
 
 LAYERS, WORK, MERGED, PLAIN = "l", "w", "m", "p"
 
@@ -39,7 +38,8 @@ class Namespace:
     parallel = True
     fidelity = "full"
 
-    def __init__(self, directory: Path, setup: Setup, helper: Runner) -> None:
+    def __init__(self, directory: Path, setup: Setup, helper: Runner, *, reason: str = "") -> None:
+        self.reason = reason
         self.setup = setup
         self._directory = directory
         self._helper = helper
@@ -141,6 +141,9 @@ class _OverlayRoot:
         self._stack += self._layers.ensure(layers, self._stack)
         self._known.clear()
 
+    def index(self, chain: Digest) -> LayerIndex | None:
+        return self._layers.index(chain)
+
     def run(self, command: RunCommand, output: Output, cancelled: threading.Event) -> int:
         self._discard_upper()
         if not self._stack:
@@ -192,4 +195,4 @@ class _OverlayRoot:
         """Layers stay for other stages, until the isolation is closed."""
         self._discard_upper()
         if self._mount_point.exists():
-            os.rmdir(self._mount_point)
+            self._mount_point.rmdir()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pybuild.image.digest import Digest
     from pybuild.isolation.command import StackedLayer
     from pybuild.rootfs.entry import Entry
+    from pybuild.rootfs.index import LayerIndex
 
 UNPACK_THREADS = 2
 
@@ -28,6 +29,7 @@ class _Slot:
     name: str
     done: threading.Event = field(default_factory=threading.Event)
     problem: BaseException | None = None
+    index: LayerIndex | None = None  # what unpacking learned
 
 
 class _Seen(Enum):
@@ -71,6 +73,12 @@ class LayerStore:
         slot.done.set()
         with self._lock:
             self._slots.setdefault(chain, slot)
+
+    def index(self, chain: Digest) -> LayerIndex | None:
+        """The index of a layer that was unpacked here."""
+        with self._lock:
+            slot = self._slots.get(chain)
+        return None if slot is None else slot.index
 
     def ensure(self, layers: Sequence[StackedLayer], below: Sequence[str]) -> list[str]:
         """The names of the directories of `layers`, unpacked on top of `below`."""
@@ -187,7 +195,7 @@ class LayerStore:
             root = layer.below.lookup("")
             if root is not None:
                 set_attributes(directory, root)
-            unpack_layer(
+            slot.index = unpack_layer(
                 layer.open_tar(), directory, layer.below, style=style, lower_path=lower_path
             )
         except BaseException as problem:
