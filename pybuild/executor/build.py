@@ -191,14 +191,22 @@ def _burst(cache: LayerCache, keys: Mapping[StepId, Digest]) -> dict[StepId, Cac
         return {identity: entry for identity, entry in zip(keys, entries, strict=True) if entry}
 
 
-def build(request: BuildRequest, services: Services) -> BuildResult:
-    """Builds, pushes, and tells a summary. Raises PybuildError; nothing is tagged then."""
+def build(
+    request: BuildRequest,
+    services: Services,
+    before_push: Callable[[Image], tuple[str, ...]] = lambda _: (),
+) -> BuildResult:
+    """Builds and pushes. Raises PybuildError; nothing is tagged then.
+
+    `before_push` writes the image elsewhere too and gives the paths it wrote. The summary in the
+    result is for the caller to tell, once all that comes after the push is done.
+    """
     started = time.monotonic()
     prepared = prepare(request, services)
     background = Background(services.cancelled)
     build_ = _Build(request, services, prepared, background, started)
     try:
-        return build_.run()
+        return build_.run(before_push)
     finally:
         background.close()
         build_.close()
@@ -234,7 +242,7 @@ class _Build:
         self.created = datetime.fromtimestamp(self.now_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self.lineage = self._lineage()
 
-    def run(self) -> BuildResult:
+    def run(self, before_push: Callable[[Image], tuple[str, ...]]) -> BuildResult:
         plan = self.prepared.plan
         needed = required(plan, self.prepared.fit)
         reason = self._open_isolation(needed)
@@ -255,8 +263,12 @@ class _Build:
         if self.background.failure is not None:
             self.background.finish()
         image = self._assemble()
-        self.uploads.finish(image) if self.request.push else self.background.finish()
-        return self._result(image)
+        outputs = before_push(image)
+        if self.request.push:
+            self.uploads.finish(image)
+        else:
+            self.background.finish()
+        return self._result(image, outputs)
 
     def close(self) -> None:
         for state in (*self.states.values(), *self.image_states.values()):
@@ -433,7 +445,7 @@ class _Build:
             squash=self.request.single_snapshot,
         )
 
-    def _result(self, image: Image) -> BuildResult:
+    def _result(self, image: Image, outputs: tuple[str, ...]) -> BuildResult:
         plan = self.prepared.plan
         outcomes = self.uploads.outcomes
         stack = self.states[plan.target].stack
@@ -466,6 +478,7 @@ class _Build:
             tuple(layers),
             stages,
             time.monotonic() - self.started,
+            outputs,
         )
         return BuildResult(image, pushed, summary)
 

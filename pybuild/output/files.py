@@ -1,0 +1,74 @@
+"""Files that a build leaves for its user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pybuild.errors import InputError
+
+if TYPE_CHECKING:
+    from pybuild.executor.build import BuildResult
+    from pybuild.image.image import Image
+    from pybuild.image.reference import Reference
+
+
+class OutputFailed(InputError):
+    """A file that the build should leave can't be written."""
+
+    code = "output-failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where to write what; None: not asked for. `tags` name the image inside an archive."""
+
+    archive: Path | None = None
+    layout: Path | None = None
+    digest_file: Path | None = None
+    name_with_digest_file: Path | None = None
+    name_tag_with_digest_file: Path | None = None
+    tags: tuple[Reference, ...] = ()
+
+    def write_image(self, image: Image) -> tuple[str, ...]:
+        """Archive and layout, before anything is tagged. Gives the paths that were written."""
+        written = []
+        if self.archive is not None:
+            from pybuild.store.archive import write_archive
+
+            write_archive(image, self.tags, self.archive)
+            written.append(str(self.archive))
+        if self.layout is not None:
+            from pybuild.store.layout import Layout
+
+            layout, names = Layout(self.layout), [tag.tag for tag in self.tags] or ["latest"]
+            for name in dict.fromkeys(names):
+                layout.add(image, name)
+            written.append(str(self.layout))
+        return tuple(written)
+
+    def write_digests(self, result: BuildResult) -> None:
+        """The digest files, after the push: whoever finds one finds the image."""
+        digest = result.image.manifest.digest
+        write_digest_file(self.digest_file, str(digest))
+        names = _lines([f"{ref.name}@{digest}" for ref in result.pushed])
+        write_digest_file(self.name_with_digest_file, names)
+        tagged = _lines([f"{ref.name}:{ref.tag}@{digest}" for ref in result.pushed])
+        write_digest_file(self.name_tag_with_digest_file, tagged)
+
+
+def _lines(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def write_digest_file(path: Path | None, text: str) -> None:
+    """Makes missing folders on the way; replaces the file as a whole."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise OutputFailed(f"{path} can't be written: {error.strerror}") from error
