@@ -109,10 +109,10 @@ class TooManyLayers(HostUnsupported):
         )
 
 
-class MountUnsupported(HostUnsupported):
+class RunFlagUnsupported(HostUnsupported):
     """A RUN flag asks for something that this isolation can't give."""
 
-    code = "run-mount-unsupported"
+    code = "run-flag-unsupported"
 
 
 class PutBackFailed(PybuildError):

@@ -1,4 +1,4 @@
-"""What works here, found by doing it: a tiny overlay is mounted and a tiny program executed on it."""
+"""What works here, found by doing it: a tiny program is executed on a tiny overlay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from errno import EACCES, EINVAL, ENOSPC, ENOSYS, EPERM
+from errno import ENOSPC
 from pathlib import Path
 
 from pybuild.isolation.errors import describe_errno
@@ -18,7 +18,6 @@ from pybuild.isolation.process import Request, Runner
 from pybuild.isolation.removal import remove_tree
 
 CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN = 6, 7, 21
-REFUSED = (EPERM, EACCES, EINVAL, ENOSYS, ENOSPC)
 
 # _exit(0), as machine code: the program must not depend on anything that may be missing here
 EXIT_CODE = {
@@ -85,7 +84,7 @@ def find_namespace(helper: Runner, candidates: Sequence[Path]) -> Found:
             "run the builder as root (runAsUser: 0), without `capabilities: drop: [ALL]`",
         )
     first = Setup(user_namespace=not has_capability(CAP_SYS_ADMIN))
-    reasons = []
+    reasons: list[str] = []
     for overlay in (True, False):
         for directory in candidates:
             found = _settle(helper, directory, replace(first, overlay=overlay))
@@ -194,6 +193,3 @@ def _explain(problem: Problem, *, user_namespace: bool) -> tuple[str, str]:
         if user_namespace
         else "the container's seccomp, AppArmor or SELinux rules deny it",
     )
-
-
-__all__ = ["Found", "find_namespace", "has_capability", "own_capabilities", "tiny_program"]

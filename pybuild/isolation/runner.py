@@ -15,7 +15,8 @@ Nothing of pybuild is imported here, and only modules that are cheap to load.
 
 from __future__ import annotations
 
-import _signal
+# pathlib, contextlib and enum are too much to load here
+import _signal  # type: ignore[import-not-found]  # the module `signal` loads enum
 import _socket
 import ctypes
 import errno
@@ -81,7 +82,7 @@ def mount(
 
 
 def write_message(fd: int, message: object) -> None:
-    body = marshal.dumps(message)
+    body = marshal.dumps(message)  # type: ignore[arg-type]
     data = memoryview(struct.pack("=I", len(body)) + body)
     while data:
         data = data[os.write(fd, data) :]
@@ -279,7 +280,7 @@ def remount_read_only(path: bytes) -> None:
 
 def mounts_at_and_below(target: bytes) -> list[bytes]:
     found = []
-    with open("/proc/self/mountinfo", "rb") as lines:  # noqa: PTH123
+    with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
             path = line.split(b" ")[4]
             for code in (b"\\040", b"\\011", b"\\012", b"\\134"):
@@ -330,7 +331,7 @@ def own_capabilities() -> int:
     if LIBC.capget(header, data) < 0:
         raise StepFailed("capabilities", ctypes.get_errno())
     words = struct.unpack("=6I", data.raw[:24])
-    return words[1] | words[4] << 32
+    return int(words[1] | words[4] << 32)
 
 
 def execute(argv: list[bytes], env: dict[bytes, bytes], search_path: bytes) -> None:
@@ -534,7 +535,7 @@ def descendants(ancestor: int) -> list[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+                with open(f"/proc/{name}/stat", "rb") as file:
                     # the name in parentheses may hold anything; state and ppid follow the last one
                     parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
             except (OSError, IndexError):

@@ -1,0 +1,152 @@
+"""Moving the files of a root out of the way and back, exactly, around what has to stay.
+
+Moved files keep everything but their ctime. Where a path has to stay, the directories that lead to
+it stay too, and a directory of the same name beside the moved files keeps their attributes: the
+moved tree is its own record, so that a later process can put it back.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+
+COPY_CHUNK = 1 << 20
+
+
+class Kept:
+    """Absolute paths that stay where they are, with all below them. Mounts must be among them."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.paths = frozenset(os.path.normpath(path) for path in paths) - {"/"}
+        self._tops = frozenset(path.split("/")[1] for path in self.paths)
+        ancestors = set()
+        for path in self.paths:
+            while (path := os.path.dirname(path)) != "/":
+                ancestors.add(path)
+        self.ancestors = frozenset(ancestors) - self.paths
+
+    def covers(self, path: str) -> bool:
+        """Is `path`, relative to `/` without a slash in front, kept or below what is kept?"""
+        if path.partition("/")[0] not in self._tops:
+            return False
+        absolute = f"/{path}"
+        while absolute not in self.paths:
+            absolute = absolute.rpartition("/")[0]
+            if not absolute:
+                return False
+        return True
+
+
+def move_out(source: str, target: str, kept: Kept) -> None:
+    """Everything of the directory `source` to the existing directory `target`, but what is kept.
+    `source` is named as in `kept`."""
+    before = os.lstat(source)
+    links: dict[tuple[int, int], str] = {}
+    for name in sorted(os.listdir(source)):
+        here = f"{source.rstrip('/')}/{name}"
+        there = f"{target}/{name}"
+        if here in kept.paths:
+            continue
+        if here in kept.ancestors and not os.path.islink(here):
+            os.mkdir(there)
+            move_out(here, there, kept)
+        else:
+            move(here, there, links)
+    copy_attributes(source, target, before)
+
+
+def move_in(source: str, target: str) -> None:
+    """The opposite: `target` gets the attributes that `source` keeps, and `source` is emptied. What
+    is there already stays, as a directory that leads to something kept."""
+    before = os.lstat(source)
+    links: dict[tuple[int, int], str] = {}
+    for name in sorted(os.listdir(source)):
+        here = f"{source}/{name}"
+        there = f"{target.rstrip('/')}/{name}"
+        if _is_directory(here) and _is_directory(there):
+            move_in(here, there)
+            os.rmdir(here)
+        else:
+            move(here, there, links)
+    copy_attributes(source, target, before)
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def move(source: str, target: str, links: dict[tuple[int, int], str]) -> None:
+    """rename(2), or where that is refused across filesystems, or for a lower directory of the
+    container's overlay, a copy that is then removed. `links` remembers copied hard links."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    else:
+        return
+    found = os.lstat(source)
+    if stat.S_ISDIR(found.st_mode):
+        os.mkdir(target, 0o700)
+        for name in os.listdir(source):
+            move(f"{source}/{name}", f"{target}/{name}", links)
+        copy_attributes(source, target, found)
+        os.rmdir(source)
+        return
+    first = links.get((found.st_dev, found.st_ino))
+    if first is not None:
+        os.link(first, target, follow_symlinks=False)
+    else:
+        _copy(source, target, found)
+        if found.st_nlink > 1:
+            links[found.st_dev, found.st_ino] = target
+    os.unlink(source)
+
+
+def _copy(source: str, target: str, found: os.stat_result) -> None:
+    """Anything but a directory."""
+    if stat.S_ISLNK(found.st_mode):
+        os.symlink(os.readlink(source), target)
+    elif stat.S_ISREG(found.st_mode):
+        with open(source, "rb") as reader, open(target, "xb") as writer:
+            while os.sendfile(writer.fileno(), reader.fileno(), None, COPY_CHUNK):
+                pass
+    else:
+        os.mknod(target, found.st_mode, found.st_rdev)
+    copy_attributes(source, target, found)
+
+
+def copy_attributes(source: str, target: str, found: os.stat_result) -> None:
+    """Owner, mode, extended attributes and times; chown first, as it takes setuid bits and
+    capabilities away."""
+    os.chown(target, found.st_uid, found.st_gid, follow_symlinks=False)
+    if not stat.S_ISLNK(found.st_mode):
+        os.chmod(target, stat.S_IMODE(found.st_mode))
+    names = _xattr_names(source)
+    for name in set(_xattr_names(target)) - set(names):
+        os.removexattr(target, name, follow_symlinks=False)
+    for name in names:
+        value = os.getxattr(source, name, follow_symlinks=False)
+        os.setxattr(target, name, value, follow_symlinks=False)
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns), follow_symlinks=False)
+
+
+def _xattr_names(path: str) -> list[str]:
+    """Those that a file may take along: overlay's own and a security module's labels stay."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.EPERM):
+            return []
+        raise
+    return [
+        name
+        for name in names
+        if name == "security.capability" or name.startswith(("user.", "system.posix_acl"))
+        if not name.startswith("user.overlay.")
+    ]
