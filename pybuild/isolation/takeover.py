@@ -184,9 +184,6 @@ class _TakeoverRoot:
     def index(self, chain: Digest) -> LayerIndex | None:
         return self._files.index(chain)
 
-    def index(self, chain: Digest) -> LayerIndex | None:
-        return self._files.index(chain)
-
     def run(self, command: RunCommand, output: Output, cancelled: threading.Event) -> int:
         if command.network is Network.NONE:
             raise RunFlagUnsupported(
