@@ -31,9 +31,6 @@ SUITE = "bookworm"
 EPOCH = 1_700_000_000
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NEEDED_COMMANDS = {"mmdebstrap": "mmdebstrap", "dpkg-deb": "dpkg", "apt-get": "apt"}
-RECIPE = 1
-"""Raise it whenever what is made changes, and every machine makes its bases again."""
-
 _OCI = "application/vnd.oci.image."
 _DOCKER = "application/vnd.docker."
 
@@ -53,16 +50,23 @@ class Base:
     command: tuple[str, ...] = ()
     docker: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    recipe: int = 1
+    """Raised whenever what is made changes, so that every machine makes it again."""
+
+    @property
+    def made(self) -> str:
+        return f"recipe-{self.recipe}"
 
 
 BUSYBOX = Base("busybox", "latest", ("busybox-static",), command=("sh",), docker=True)
-DEBIAN = Base("debian", SUITE, command=("bash",))
+DEBIAN = Base("debian", SUITE, command=("bash",), recipe=2)
 JRE = Base(
     "jre",
     "17",
     ("openjdk-17-jre-headless",),
     env=(PATH, "LANG=C.UTF-8", "JAVA_HOME=/usr/lib/jvm/java-17-openjdk-amd64"),
     command=("java", "-version"),
+    recipe=2,
 )
 TOOLS = Base(
     "tools",
@@ -96,7 +100,7 @@ def ensure_bases(names: Iterable[str] = BASES) -> dict[str, Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for name in names:
             made[name] = root / name
-            if not (root / name / f"recipe-{RECIPE}").exists():
+            if not (root / name / BASES[name].made).exists():
                 _make(BASES[name], root)
     return made
 
@@ -139,7 +143,7 @@ def _make(base: Base, root: Path) -> None:
             _debian_tar(base, tar)
         layout = Path(work) / "layout"
         write_layout(layout, tar, base)
-        (layout / f"recipe-{RECIPE}").touch()
+        (layout / base.made).touch()
         shutil.rmtree(root / base.name, ignore_errors=True)
         layout.rename(root / base.name)
         if base is DEBIAN:
@@ -154,6 +158,12 @@ def _debian_tar(base: Base, tar: Path) -> None:
     command = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--skip=output/dev"]
     command += [*options, SUITE, str(tar)]
     _run([*command, *_apt_sources()], environment={"SOURCE_DATE_EPOCH": str(EPOCH)})
+    with tarfile.open(tar, "a", format=tarfile.PAX_FORMAT) as archive:
+        # without its devices, but there, as every well-known image has it
+        device_directory = tarfile.TarInfo("./dev")
+        device_directory.type, device_directory.mode = tarfile.DIRTYPE, 0o755
+        device_directory.mtime = EPOCH
+        archive.addfile(device_directory)
 
 
 def _apt_sources() -> list[str]:

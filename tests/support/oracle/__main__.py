@@ -63,6 +63,9 @@ def _one(what: str, case: Case, bench: Bench, builder: OracleBuilder) -> int:
     except BrokenImage as broken:
         print(f"{case.name}: BuildKit's image is broken: {broken}")
         return 1
+    if what == "show":
+        print(f"{case.name}: {json.dumps(record, indent=1, sort_keys=True)}")
+        return 0
     if case.error:
         print(f"{case.name}: BuildKit builds it, but case.toml expects {case.error}")
         return 1
@@ -70,16 +73,13 @@ def _one(what: str, case: Case, bench: Bench, builder: OracleBuilder) -> int:
 
 
 def _refused(what: str, case: Case, refused: Refused) -> int:
-    last = [line for line in refused.text.splitlines() if line.strip()][-1]
-    print(f"{case.name}: refused: {last}")
+    print(f"{case.name}: refused: {refused.last_line}")
     if what == "show":
         print(refused.text)
     return 0 if case.error else 1
 
 
 def _take(what: str, case: Case, record: Record) -> int:
-    if what == "show":
-        print(json.dumps(record, indent=1, sort_keys=True))
     if what == "record":
         print(f"{case.name}: {'written' if write_record(case, record) else 'the same'}")
         return 0
@@ -115,8 +115,7 @@ def _opinion(case: Case, bench: Bench, builder: BuildahBuilder) -> str:
     try:
         record = bench.outcome(case, builder)
     except Refused as refused:
-        last = [line for line in refused.text.splitlines() if line.strip()][-1]
-        return f"refused{' too' if case.error else ''}: {last}"
+        return f"refused{' too' if case.error else ''}: {refused.last_line}"
     except BrokenImage as broken:
         return f"broken image: {broken}"
     if case.error:

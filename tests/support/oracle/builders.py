@@ -11,22 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tests.support.oracle.buildkit import Buildkit, BuildFailed
+from tests.support.oracle.buildkit import BuildFailed, Buildkit
 from tests.support.oracle.case import Case, lay_out, serving
 from tests.support.oracle.flatten import Flattener, Tree
 from tests.support.oracle.record import Record, make_record
 
 
-@dataclass(frozen=True, slots=True)
 class Refused(Exception):
     """The builder ended without an image: its exit status, error code if it has one, and words."""
 
-    status: int
-    code: str
-    text: str
+    def __init__(self, status: int, code: str, text: str) -> None:
+        super().__init__(f"exit status {status}, code {code or '-'}:\n{text[-3000:]}")
+        self.status = status
+        self.code = code
+        self.text = text
 
-    def __str__(self) -> str:
-        return f"exit status {self.status}, code {self.code or '-'}:\n{self.text[-3000:]}"
+    @property
+    def last_line(self) -> str:
+        lines = [line for line in self.text.splitlines() if line.strip()]
+        return lines[-1] if lines else "nothing was said"
 
 
 class Builder(Protocol):
@@ -62,7 +65,7 @@ class Bench:
         """Builds the case and returns its record; raises Refused, BrokenImage."""
         with tempfile.TemporaryDirectory(prefix="case-") as work, serving(case) as www:
             # the folder's own name must not matter, and everybody may read it
-            os.chmod(work, 0o755)
+            Path(work).chmod(0o755)
             context = lay_out(case, Path(work) / "context")
             args = case.build_args(self.registry, www)
             base = case.directory / "base.Dockerfile"
@@ -78,7 +81,8 @@ class Bench:
                 args,
             )
         image = self.flattener.flatten(repository, "latest")
-        return make_record(image, self.base_tree(case.base), case.times)
+        known = {name: self.base_tree(name) for name in ("busybox", "tools")}
+        return make_record(image, self.base_tree(case.base), known, case.times)
 
     def _build_base(
         self, case: Case, builder: Builder, folder: Path, dockerfile: Path, args: dict[str, str]

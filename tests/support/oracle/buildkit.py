@@ -16,14 +16,12 @@ from pathlib import Path
 from tests.support.oracle.install import OracleMissing, binary_directory, install
 
 
-@dataclass(frozen=True, slots=True)
 class BuildFailed(Exception):
     """The oracle refused to build; `log` is what it said."""
 
-    log: str
-
-    def __str__(self) -> str:
-        return self.log[-3000:]
+    def __init__(self, log: str) -> None:
+        super().__init__(log[-3000:])
+        self.log = log
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +87,7 @@ def running_buildkit(registry: str, root: Path | None = None) -> Iterator[Buildk
     address = f"unix://{work}/sock"
     with (work / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "--kill-child=TERM"]
-            + [str(binary_directory() / "buildkitd"), f"--root={state}", f"--addr={address}"]
-            + [f"--config={config}", "--oci-worker-net=host", "--oci-worker-binary=runc"]
-            + ["--containerd-worker=false", "--oci-worker-gc=false"],
+            _daemon_command(state, address, config),
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
@@ -103,6 +98,13 @@ def running_buildkit(registry: str, root: Path | None = None) -> Iterator[Buildk
     finally:
         _stop(process)
         subprocess.run(["rm", "-rf", str(work)], check=False)
+
+
+def _daemon_command(state: Path, address: str, config: Path) -> list[str]:
+    command = ["unshare", "--mount", "--propagation", "private", "--kill-child=TERM"]
+    command += [str(binary_directory() / "buildkitd"), f"--root={state}", f"--addr={address}"]
+    command += [f"--config={config}", "--oci-worker-net=host", "--oci-worker-binary=runc"]
+    return [*command, "--containerd-worker=false", "--oci-worker-gc=false"]
 
 
 def _daemon_of(process: subprocess.Popen[bytes]) -> int:

@@ -134,7 +134,7 @@ def stamp_times(target: Path) -> None:
     """Gives everything below the context the one fixed time, innermost first."""
     for directory, directories, files in os.walk(target, topdown=False):
         for name in (*files, *directories):
-            path = os.path.join(directory, name)
+            path = Path(directory) / name
             os.utime(path, (CONTEXT_TIME, CONTEXT_TIME), follow_symlinks=False)
     os.utime(target, (CONTEXT_TIME, CONTEXT_TIME))
 

@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import io
 import json
-import os
+import posixpath
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,11 +70,12 @@ class Flattener:
             raise BrokenImage("an index where one image was expected")
         config = json.loads(self._blob(repository, manifest["config"]))
         diff_ids = config.get("rootfs", {}).get("diff_ids") or []
-        if len(diff_ids) != len(manifest["layers"]):
-            raise BrokenImage(f"{len(manifest['layers'])} layers, but {len(diff_ids)} diff IDs")
+        layers = manifest["layers"] or []  # BuildKit writes null for an image without any
+        if len(diff_ids) != len(layers):
+            raise BrokenImage(f"{len(layers)} layers, but {len(diff_ids)} diff IDs")
         _check_history(config, len(diff_ids))
         tree: Tree = {}
-        for position, (layer, diff_id) in enumerate(zip(manifest["layers"], diff_ids, strict=True)):
+        for position, (layer, diff_id) in enumerate(zip(layers, diff_ids, strict=True)):
             if position == 0 and diff_id in self._kept:
                 tree = dict(self._kept[diff_id])
                 continue
@@ -125,7 +126,7 @@ def apply_layer(tree: Tree, data: bytes) -> None:
             _remove_hidden(tree, name)
         seen: set[str] = set()
         for name, member in members:
-            if os.path.basename(name).startswith(".wh."):
+            if posixpath.basename(name).startswith(".wh."):
                 continue
             if name in seen and not member.isdir():
                 raise BrokenImage(f"{name!r} is twice in one layer")
@@ -142,17 +143,17 @@ def apply_layer(tree: Tree, data: bytes) -> None:
 def _clean(name: str) -> str:
     if name.startswith("/") or ".." in name.split("/"):
         raise BrokenImage(f"a layer's entry is named {name!r}")
-    clean = os.path.normpath(name)
+    clean = posixpath.normpath(name)
     return "" if clean == "." else clean
 
 
 def _remove_hidden(tree: Tree, name: str) -> None:
-    directory, base = os.path.split(name)
+    directory, base = posixpath.split(name)
     if base == ".wh..wh..opq":
         for below in [path for path in tree if _is_below(path, directory)]:
             del tree[below]
     elif base.startswith(".wh."):
-        _remove(tree, os.path.join(directory, base[4:]))
+        _remove(tree, posixpath.join(directory, base[4:]))
 
 
 def _is_below(path: str, directory: str) -> bool:
@@ -167,14 +168,14 @@ def _remove(tree: Tree, name: str) -> None:
 
 
 def _check_parent(tree: Tree, name: str) -> None:
-    parent = os.path.dirname(name)
+    parent = posixpath.dirname(name)
     while parent:
         node = tree.get(parent)
         if node is None:
             tree[parent] = Node("directory", 0o755, 0, 0, 0)
         elif node.type != "directory":
             raise BrokenImage(f"{name!r} lies below {parent!r}, which is a {node.type}")
-        parent = os.path.dirname(parent)
+        parent = posixpath.dirname(parent)
 
 
 def _node_of(tar: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree) -> Node:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import os
 import platform
+import posixpath
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,15 +31,22 @@ CONFIG_FIELDS = (
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def make_record(image: FlatImage, base: Tree, times: Iterable[str] = ()) -> Record:
-    """The config, and the tree as difference to the base's tree: what changed and what is gone."""
-    ours, theirs = _described(image.tree), _described(base)
+def make_record(
+    image: FlatImage, base: Tree, known: Mapping[str, Tree], times: Iterable[str] = ()
+) -> Record:
+    """The config, and the tree as difference to the base's tree: what changed and what is gone.
+
+    A file whose bytes come from one of the `known` images is recorded by its name there, since
+    another version of a package must not make a record wrong.
+    """
+    names = _names_of_contents(known)
+    ours, theirs = _described(image.tree, names), _described(base, names)
     changed = {path: about for path, about in ours.items() if theirs.get(path) != about}
     for path in ours:
         if any(fnmatch.fnmatchcase(path, pattern) for pattern in times):
             changed[path] = {**ours[path], "time": image.tree[path].mtime}
     gone = {path for path in theirs if path not in ours}
-    removed = sorted(path for path in gone if os.path.dirname(path) not in gone)
+    removed = sorted(path for path in gone if posixpath.dirname(path) not in gone)
     return {
         "config": _config(image.config),
         "tree": dict(sorted(changed.items())),
@@ -47,13 +54,26 @@ def make_record(image: FlatImage, base: Tree, times: Iterable[str] = ()) -> Reco
     }
 
 
-def _described(tree: Tree) -> dict[str, dict[str, Any]]:
+def _names_of_contents(known: Mapping[str, Tree]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for image, tree in known.items():
+        for path, node in sorted(tree.items()):
+            if node.content.startswith("sha256:"):
+                names.setdefault(node.content, f"that of {image}:{path}")
+    return names
+
+
+def _described(tree: Tree, names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     first: dict[int, str] = {}
     described = {}
     for path in sorted(tree):
         node = tree[path]
         name = first.setdefault(id(node), path)
-        described[path] = _about(node) if name == path else {**_about(node), "same as": name}
+        about = _about(node)
+        if node.content in names:
+            del about["size"]
+            about["content"] = names[node.content]
+        described[path] = about if name == path else {**about, "same as": name}
     return described
 
 

@@ -1,0 +1,4 @@
+ARG REG
+FROM ${REG}/base/busybox:latest
+ENTRYPOINT ["/bin/base"]
+CMD ["base", "cmd"]

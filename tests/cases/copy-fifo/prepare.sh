@@ -1,0 +1,3 @@
+mkdir tree
+mkfifo tree/pipe
+echo plain > tree/plain

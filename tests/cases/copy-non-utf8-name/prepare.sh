@@ -1,0 +1,2 @@
+mkdir tree
+printf x > "$(printf 'tree/latin-\351')"

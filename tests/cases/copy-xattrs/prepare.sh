@@ -1,0 +1,2 @@
+setfattr -n user.comment -v 'of a file' tree/f.txt
+setfattr -n user.comment -v 'of a directory' tree

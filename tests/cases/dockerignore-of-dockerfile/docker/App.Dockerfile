@@ -1,0 +1,3 @@
+ARG REG
+FROM ${REG}/base/busybox:latest
+COPY . /all/
