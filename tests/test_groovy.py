@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pybuild.cli.request import request_command, request_to_flags
+from pybuild.cli.parse import parse_flags
+from pybuild.cli.request import destinations, request_command, request_to_flags
 
 REPOSITORY = Path(__file__).parent.parent
 MODULE = REPOSITORY / "tests" / "groovy"
@@ -93,9 +94,10 @@ def test_the_requests_of_the_steps_are_understood(outcomes: dict[str, str]) -> N
     assert len(recorded) >= 10
     for path in recorded:
         request = json.loads(path.read_bytes())
-        flags = request_to_flags(request)
-        assert request_command(request) in ("build", "plan")
-        assert flags, path.name
+        values = parse_flags(request_command(request), request_to_flags(request), {}, positionals=1)
+        assert values.many("destination") == tuple(destinations(request)), path.name
+        wanted = request.get("context")
+        assert wanted is None or values.text("context") == wanted
 
 
 def test_every_argument_is_documented_and_understood() -> None:

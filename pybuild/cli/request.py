@@ -61,7 +61,13 @@ def request_to_flags(request: Mapping[str, object]) -> list[str]:
             f"schema {request['schema']!r} of the request is not known, only {SCHEMA}",
             hint="the shared library and the builder's image are of different times",
         )
-    flags = [flag for name in _READERS for flag in _flags_of(name, request)]
+    planned = request_command(request) == "plan"
+    flags = [
+        flag
+        for name in _READERS
+        for flag in _flags_of(name, request)
+        if not (planned and name in _NOT_PLANNED)
+    ]
     flags[0:0] = [f"--destination={reference}" for reference in destinations(request)]
     return flags
 
@@ -233,15 +239,26 @@ def _many(flag: str) -> Callable[[str, object], list[str]]:
 def _build_args(name: str, value: object) -> list[str]:
     """null takes the value from the builder's environment, as `--build-arg NAME` does."""
     return [
-        f"--build-arg={_build_arg(name, key, item)}" for key, item in _table(name, value).items()
+        f"--build-arg={key}" if item is None else f"--build-arg={_pair(name, key, item)}"
+        for key, item in _table(name, value).items()
+        if _is_key(name, key)
     ]
 
 
-def _build_arg(name: str, key: str, value: object) -> str:
+def _labels(name: str, value: object) -> list[str]:
+    table = _table(name, value)
+    return [
+        f"--label={_pair(name, key, item)}" for key, item in table.items() if _is_key(name, key)
+    ]
+
+
+def _is_key(name: str, key: str) -> bool:
     if not key or "=" in key or "\0" in key:
-        raise BadRequest(f"`{name}` has a key that can't name a build arg: {key!r}")
-    if value is None:
-        return key
+        raise BadRequest(f"`{name}` has a key that no flag can say: {key!r}")
+    return True
+
+
+def _pair(name: str, key: str, value: object) -> str:
     if isinstance(value, bool):
         return f"{key}={str(value).lower()}"
     if isinstance(value, int | float):
@@ -278,6 +295,8 @@ def _verbosity(name: str, value: object) -> list[str]:
     return [f"--verbosity={level}"]
 
 
+_NOT_PLANNED = frozenset({"output"})  # a plan writes nothing, and has no flag for where
+
 # The order is the order of the flags, whatever the request's own order is.
 _READERS: Mapping[str, Callable[[str, object], list[str]]] = {
     "schema": _nothing,
@@ -289,6 +308,7 @@ _READERS: Mapping[str, Callable[[str, object], list[str]]] = {
     "dockerfile": _one("--dockerfile"),
     "target": _one("--target"),
     "buildArgs": _build_args,
+    "labels": _labels,
     "insecureRegistries": _many("--insecure-registry"),
     "registryMirrors": _many("--registry-mirror"),
     "cache": _cache,

@@ -59,6 +59,16 @@ NOT_PUSHING = {"push": False}
             id="build args",
         ),
         pytest.param(
+            {**NOT_PUSHING, "labels": {"a.b": "x y", "n": 1}},
+            ["--label=a.b=x y", "--label=n=1", "--no-push"],
+            id="labels",
+        ),
+        pytest.param(
+            {**PUSHING, "dryRun": True, "output": {"type": "tar", "path": "a"}},
+            ["--destination=r.example/app:1"],
+            id="a plan writes nothing",
+        ),
+        pytest.param(
             {**NOT_PUSHING, "insecureRegistries": ["a:1"], "registryMirrors": ["m", "n"]},
             [
                 "--insecure-registry=a:1",
@@ -113,7 +123,8 @@ def test_request_to_flags(request_: dict[str, object], expected: list[str]) -> N
         pytest.param({**PUSHING, "push": "false"}, "true or false, not a text", id="quoted"),
         pytest.param({**PUSHING, "buildArgs": ["A=1"]}, "has to be a map, not a list", id="no map"),
         pytest.param({**PUSHING, "buildArgs": {"A": [1]}}, "has to be a text", id="list as value"),
-        pytest.param({**PUSHING, "buildArgs": {"A=B": ""}}, "can't name a build arg", id="bad key"),
+        pytest.param({**PUSHING, "buildArgs": {"A=B": ""}}, "no flag can say", id="bad key"),
+        pytest.param({**PUSHING, "labels": {"A": None}}, "has to be a text, not null", id="label"),
         pytest.param({**PUSHING, "cache": "yes"}, "true, false or a map", id="cache as a text"),
         pytest.param({**PUSHING, "cache": {"ttl": "1h"}}, "unknown option `cache.ttl`", id="ttl"),
         pytest.param(
