@@ -113,8 +113,9 @@ class DockerConfigKeychain:
     def tried(self, registry: str) -> tuple[str, ...]:
         host = normalized_key(registry)
         with self._lock:
+            configs = self._loaded()
             lines = list(self._missing)
-            for config in self._loaded():
+            for config in configs:
                 keys = [key for key in config.entries if key.partition("/")[0] == host]
                 if keys:
                     lines.append(f"{config.origin} (has {', '.join(keys)})")

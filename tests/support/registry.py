@@ -1,4 +1,4 @@
-"""Debian's docker-registry (distribution) on a free loopback port, for as long as a test needs it."""
+"""Debian's docker-registry (distribution) on a free loopback port, as long as a test needs it."""
 
 from __future__ import annotations
 
@@ -121,19 +121,15 @@ def make_certificates(folder: Path, name: str = "localhost") -> Certificates:
     certificate, key, request = folder / "server.crt", folder / "server.key", folder / "server.csr"
     extensions = folder / "server.ext"
     extensions.write_text(f"subjectAltName=DNS:{name},IP:127.0.0.1\n")
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    _openssl(
-        ["req", "-x509", *new_key, "-keyout", authority_key, "-out", authority]
-        + ["-days", "2", "-subj", "/O=Tests/CN=Authority of the tests"]
-    )
-    _openssl(["req", *new_key, "-keyout", key, "-out", request, "-subj", f"/CN={name}"])
-    _openssl(
-        ["x509", "-req", "-in", request, "-CA", authority, "-CAkey", authority_key]
-        + ["-CAcreateserial", "-out", certificate, "-days", "2", "-extfile", extensions]
-    )
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subject = ["-subj", "/O=Tests/CN=Authority of the tests"]
+    _openssl("req", "-x509", *new_key, "-keyout", authority_key, "-out", authority, *subject)
+    _openssl("req", *new_key, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
+    signer = ["-CA", authority, "-CAkey", authority_key, "-CAcreateserial", "-days", "2"]
+    _openssl("x509", "-req", "-in", request, *signer, "-out", certificate, "-extfile", extensions)
     return Certificates(authority, certificate, key)
 
 
-def _openssl(arguments: list[str | Path]) -> None:
+def _openssl(*arguments: str | Path) -> None:
     command = ["openssl", *(str(argument) for argument in arguments)]
     subprocess.run(command, check=True, capture_output=True)

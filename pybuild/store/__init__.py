@@ -1,0 +1,1 @@
+"""Images on disk: an OCI layout folder, or one archive file as `docker save` makes it."""
