@@ -30,7 +30,7 @@ class PackOptions:
     that files of the context had when the cache key was made; a path that is not in it is not
     checked."""
 
-    compression: CompressionOptions = CompressionOptions()
+    compression: CompressionOptions = field(default_factory=CompressionOptions)
     media_type: str = OCI_LAYER_GZIP
     clamp_seconds: int | None = None
     expected: Mapping[str, Digest] | None = None

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.errors import SymlinkLoop
-from pybuild.rootfs.packed import IndexBuilder, LayerIndex
+from pybuild.rootfs.packed import IN_LOWER_LAYER, IndexBuilder, LayerIndex
 
 __all__ = ["SYMLINK_LIMIT", "IndexBuilder", "LayerIndex", "Tree"]
 
@@ -88,9 +88,11 @@ class Tree:
         if found is None or found[1].kind != Kind.HARDLINK:
             return found
         number, entry = found
-        target = self.layers[number].lookup(entry.link)
-        if target is None or target.kind == Kind.WHITEOUT:
+        if entry.offset == IN_LOWER_LAYER:
             return self._below(number).locate(entry.link)
+        target = self.layers[number].lookup(entry.link)
+        if target is None:
+            return None
         return None if target.kind == Kind.HARDLINK else (number, target)
 
     def _root(self) -> tuple[int, Entry]:

@@ -31,6 +31,9 @@ _OPAQUE = 1
 _DIGEST = 2  # a sha256 stands between the link and the extended attributes
 _KINDS = tuple(Kind)
 KEPT_LIMIT = 1 << 20
+# The `offset` of a HARDLINK whose file a lower layer has: this layer may have another one at the
+# same path by now.
+IN_LOWER_LAYER = -2
 KEPT_PATHS = frozenset({"etc/passwd", "etc/group"})
 
 

@@ -1,0 +1,456 @@
+"""Writing a layer's entries below a directory, which nothing of the layer can leave.
+
+Every directory on the way is opened from its parent's descriptor without following a link, so that
+containment does not depend on the index being right.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from enum import Enum
+from pathlib import Path
+
+from pybuild.layer.errors import AttributeRefused, LinkTargetMissing
+from pybuild.layer.place import LayerState
+from pybuild.rootfs.entry import Entry, Kind
+from pybuild.rootfs.packed import IN_LOWER_LAYER
+from pybuild.rootfs.xattrs import clear_xattrs, write_xattrs
+
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_LIMIT = 48  # descriptors kept; a build may unpack several layers with 1024 allowed
+_NO_DIRECTORY = (errno.ENOTDIR, errno.ELOOP)
+_CHUNK = 1 << 20
+
+
+class UnpackStyle(Enum):
+    """How removals are written: as overlay's marks (in `trusted.` or `user.` attributes), or by
+    removing what is there."""
+
+    OVERLAY_TRUSTED = "overlay-trusted"
+    OVERLAY_USER = "overlay-user"
+    IN_PLACE = "in-place"
+
+    @property
+    def opaque_attribute(self) -> str:
+        return f"{'user' if self is UnpackStyle.OVERLAY_USER else 'trusted'}.overlay.opaque"
+
+
+class Disk:
+    """One layer being written. `skip` names paths that are left alone (IN_PLACE)."""
+
+    def __init__(
+        self,
+        directory: Path,
+        state: LayerState,
+        *,
+        style: UnpackStyle,
+        lower_path: Callable[[str], Path | None],
+        skip: Callable[[str], bool] | None,
+        partial: bool = False,
+    ) -> None:
+        self._partial = partial  # only some entries are written: a link's file may be missing
+        self._state = state
+        self._style = style
+        self._in_place = style is UnpackStyle.IN_PLACE
+        self._lower_path = lower_path
+        self._skip = skip
+        self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._open: OrderedDict[str, int] = OrderedDict()
+        self._touched: set[str] = set()  # directories whose times are set at the end
+        self._copies: dict[str, str] = {}  # file of a lower layer → where it was copied to
+        self._emptied_root = False
+        self._replaced: set[str] = set()  # directories that lost what they had from below
+        self._owner = (os.geteuid(), os.getegid())
+        self._set_group_id: set[int] = set()  # open directories that give their group away
+        self._umask = _umask()
+
+    def close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+        os.close(self._root)
+
+    # -- directories
+
+    def _directory(self, path: str) -> int:
+        """A descriptor of a directory that is there, or is made now. Valid until the next call."""
+        if not path:
+            return self._root
+        known = self._open.get(path)
+        if known is not None:
+            self._open.move_to_end(path)
+            return known
+        start = path
+        todo = []
+        descriptor = self._root
+        while start:
+            start, _, name = start.rpartition("/")
+            todo.append(name)
+            if start in self._open:
+                descriptor = self._open[start]
+                self._open.move_to_end(start)
+                break
+        while todo:
+            name = todo.pop()
+            start = f"{start}/{name}" if start else name
+            descriptor = self._enter(descriptor, name, start)
+            self._remember(start, descriptor)
+        return descriptor
+
+    def _remember(self, path: str, descriptor: int) -> None:
+        self._open[path] = descriptor
+        self._touched.add(path)
+        if os.fstat(descriptor).st_mode & stat.S_ISGID:
+            self._set_group_id.add(descriptor)
+        while len(self._open) > _OPEN_LIMIT:
+            _, oldest = self._open.popitem(last=False)
+            self._set_group_id.discard(oldest)
+            os.close(oldest)
+
+    def _enter(self, parent: int, name: str, path: str) -> int:
+        try:
+            return os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in _NO_DIRECTORY:
+                raise
+            os.unlink(name, dir_fd=parent)
+        entry = self._state.lookup(path) or Entry(path, Kind.DIRECTORY)
+        return self._make_directory(parent, name, entry)
+
+    def _make_directory(self, parent: int, name: str, entry: Entry) -> int:
+        os.mkdir(name, 0o700, dir_fd=parent)
+        descriptor = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
+        self._dress(descriptor, entry, fresh=parent not in self._set_group_id)
+        if entry.opaque and not self._in_place:
+            self._mark_opaque(descriptor)
+        return descriptor
+
+    def _forget(self, path: str) -> None:
+        prefix = f"{path}/"
+        for name in [n for n in self._open if n == path or n.startswith(prefix)]:
+            descriptor = self._open.pop(name)
+            self._set_group_id.discard(descriptor)
+            os.close(descriptor)
+
+    def _mark_opaque(self, descriptor: int) -> None:
+        os.setxattr(descriptor, self._style.opaque_attribute, b"y")
+
+    # -- what the layer says
+
+    def skips(self, path: str) -> bool:
+        return self._skip is not None and self._skip(path)
+
+    def write(self, entry: Entry, content: Iterable[memoryview]) -> None:
+        """Puts one entry in the place of whatever is there."""
+        if self.skips(entry.path):
+            return
+        parent_path, _, name = entry.path.rpartition("/")
+        parent = self._directory(parent_path)
+        if entry.kind == Kind.DIRECTORY:
+            self._write_directory(parent, name, entry)
+            return
+        try:
+            self._create(parent, name, entry, content)
+        except FileExistsError:
+            if self._remove(parent, name, entry.path):
+                self._create(self._directory(parent_path), name, entry, content)
+
+    def _create(self, parent: int, name: str, entry: Entry, content: Iterable[memoryview]) -> None:
+        kind = entry.kind
+        if kind == Kind.FILE:
+            self._write_file(parent, name, entry, content)
+        elif kind == Kind.HARDLINK:
+            self._write_link(parent, name, entry)
+        elif kind == Kind.SYMLINK:
+            os.symlink(entry.link, name, dir_fd=parent)
+            self._dress_name(parent, name, entry)
+        else:
+            self._write_node(parent, name, entry)
+
+    def _write_file(
+        self, parent: int, name: str, entry: Entry, content: Iterable[memoryview]
+    ) -> None:
+        descriptor = os.open(name, _CREATE_FLAGS, entry.mode & 0o777, dir_fd=parent)
+        try:
+            for piece in content:
+                written = os.write(descriptor, piece)
+                while written < len(piece):
+                    written += os.write(descriptor, piece[written:])
+            self._dress(descriptor, entry, fresh=parent not in self._set_group_id)
+            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(descriptor)
+
+    def _dress(self, descriptor: int, entry: Entry, *, fresh: bool) -> None:
+        """Owner, mode and attributes, in this order: a new owner clears the later ones. `fresh`:
+        the file was made by us, with mode and owner as the kernel gives them."""
+        if not fresh or (entry.uid, entry.gid) != self._owner:
+            self._own(lambda: os.fchown(descriptor, entry.uid, entry.gid))
+        directory = entry.kind == Kind.DIRECTORY
+        if directory or not fresh or entry.mode & (0o7000 | self._umask):
+            os.fchmod(descriptor, entry.mode)
+        if entry.xattrs:
+            self._attributes(descriptor, entry)
+
+    def _own(self, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except OSError as error:
+            # A user namespace with one user in it knows no other; the index keeps the owner
+            if self._style is not UnpackStyle.OVERLAY_USER or error.errno not in (
+                errno.EINVAL,
+                errno.EPERM,
+            ):
+                raise
+
+    def _attributes(self, place: str | int, entry: Entry) -> None:
+        refused = write_xattrs(place, entry.xattrs)
+        if refused is not None:
+            name, error = refused
+            raise AttributeRefused(entry.path, name, error.strerror or "refused") from error
+
+    def _dress_name(self, parent: int, name: str, entry: Entry) -> None:
+        """The same for what can't be opened: links, devices, FIFOs."""
+        if parent in self._set_group_id or (entry.uid, entry.gid) != self._owner:
+            self._own(
+                lambda: os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            )
+        if entry.kind != Kind.SYMLINK:
+            os.chmod(name, entry.mode, dir_fd=parent)
+        if entry.xattrs:
+            self._attributes(f"/proc/self/fd/{parent}/{name}", entry)
+        times = (entry.mtime_ns, entry.mtime_ns)
+        os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)
+
+    def _write_node(self, parent: int, name: str, entry: Entry) -> None:
+        types = {Kind.CHAR: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK}
+        try:
+            if entry.kind == Kind.FIFO:
+                os.mkfifo(name, 0o600, dir_fd=parent)
+            else:
+                device = os.makedev(entry.major, entry.minor)
+                os.mknod(name, types[entry.kind] | 0o600, device, dir_fd=parent)
+        except PermissionError:
+            return  # no CAP_MKNOD: the image keeps its device, a RUN has the container's /dev
+        self._dress_name(parent, name, entry)
+
+    def _write_directory(self, parent: int, name: str, entry: Entry) -> None:
+        path = entry.path
+        try:
+            descriptor = self._make_directory(parent, name, entry)
+        except FileExistsError:
+            try:
+                descriptor = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
+            except OSError as error:
+                if error.errno not in _NO_DIRECTORY:
+                    raise
+                if not self._remove(parent, name, path):
+                    return
+                was_own = self._state.builder.kind(path) is not None
+                parent = self._directory(path.rpartition("/")[0])
+                descriptor = self._make_directory(parent, name, entry)
+                if was_own and not self._in_place:
+                    self._mark_opaque(descriptor)  # what was here has hidden what is below
+            else:
+                self._dress(descriptor, entry, fresh=False)
+                if self._in_place:
+                    clear_xattrs(descriptor, entry.xattrs)
+        if path in self._open:
+            os.close(descriptor)
+        else:
+            self._remember(path, descriptor)
+
+    # -- hard links
+
+    def _write_link(self, parent: int, name: str, entry: Entry) -> None:
+        target = entry.link
+        if entry.offset == IN_LOWER_LAYER and not self._in_place:
+            copied = self._copies.get(target)
+            if copied is None:
+                self._copy_lower(parent, name, entry)
+                self._copies[target] = entry.path
+                return
+            target = copied
+        if self.skips(target):
+            return
+        keep = os.dup(parent)
+        try:
+            target_parent, _, target_name = target.rpartition("/")
+            source = self._directory(target_parent)
+            os.link(target_name, name, src_dir_fd=source, dst_dir_fd=keep, follow_symlinks=False)
+        except FileNotFoundError as error:
+            if not self._partial:
+                raise LinkTargetMissing(entry.path, target) from error
+        finally:
+            os.close(keep)
+
+    def _copy_lower(self, parent: int, name: str, entry: Entry) -> None:
+        found = self._state.below.lookup(entry.link)
+        if found is None:
+            raise LinkTargetMissing(entry.path, entry.link)
+        if found.kind != Kind.FILE:
+            self._create(parent, name, found, ())
+            return
+        source = self._lower_path(entry.link)
+        if source is None:
+            raise LinkTargetMissing(entry.path, entry.link)
+        descriptor = os.open(source, _READ_FLAGS)
+        try:
+            pieces = iter(lambda: memoryview(os.read(descriptor, _CHUNK)), memoryview(b""))
+            self._write_file(parent, name, found, pieces)
+        finally:
+            os.close(descriptor)
+
+    # -- removals
+
+    def remove(self, path: str) -> None:
+        """A whiteout: what lower layers have at `path` goes, what this layer has stays."""
+        if self.skips(path):
+            return
+        own = self._state.is_own(path)
+        if own and not self._state.is_own_directory(path):
+            return
+        if own:
+            self.empty(path)
+            self._replaced.add(path)
+            return
+        below = self._state.lookup(path)
+        if below is None:
+            return
+        parent_path, _, name = path.rpartition("/")
+        parent = self._directory(parent_path)
+        if self._in_place:
+            self._remove(parent, name, path)
+        else:
+            os.mknod(name, stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=parent)
+
+    def empty(self, path: str) -> None:
+        """An opaque whiteout: what lower layers have in a directory goes."""
+        if self.skips(path):
+            return
+        descriptor = self._directory(path)
+        if self._in_place:
+            self._empty_in_place(path, descriptor)
+        elif path:
+            self._mark_opaque(descriptor)
+        else:
+            self._emptied_root = True
+
+    def _empty_in_place(self, path: str, descriptor: int) -> None:
+        names = os.listdir(descriptor)
+        keep = os.dup(descriptor)
+        try:
+            for name in names:
+                child = f"{path}/{name}" if path else name
+                if self._state.is_own_directory(child):
+                    self._empty_in_place(child, self._directory(child))
+                elif not self._state.is_own(child):
+                    self._remove(keep, name, child)
+        finally:
+            os.close(keep)
+
+    def _remove(self, parent: int, name: str, path: str) -> bool:
+        """Removes a file or a whole directory; False where something of it has to stay."""
+        if self.skips(path):
+            return False
+        try:
+            os.unlink(name, dir_fd=parent)
+            return True
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.EPERM, errno.EBUSY):
+                raise
+            if error.errno == errno.EBUSY:
+                return False  # something is mounted here
+        self._forget(path)
+        keep = os.dup(parent)
+        try:
+            descriptor = os.open(name, _DIRECTORY_FLAGS, dir_fd=keep)
+            try:
+                gone = [
+                    self._remove(descriptor, child, f"{path}/{child}")
+                    for child in os.listdir(descriptor)  # noqa: PTH208 (a descriptor)
+                ]
+            finally:
+                os.close(descriptor)
+            if not all(gone):
+                return False
+            os.rmdir(name, dir_fd=keep)
+            return True
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+                return False
+            raise
+        finally:
+            os.close(keep)
+
+    # -- the end
+
+    def finish(self) -> None:
+        """What has to wait until nothing else is written: times of directories, deepest too."""
+        if self._emptied_root:
+            self._hide_all_in_root()
+        for path in self._touched:
+            entry = self._state.lookup(path)
+            if entry is None or entry.kind != Kind.DIRECTORY:
+                continue
+            parent_path, _, name = path.rpartition("/")
+            try:
+                parent = self._directory_that_is(parent_path)
+                times = (entry.mtime_ns, entry.mtime_ns)
+                if path in self._replaced:
+                    self._dress_again(parent, name, entry)
+                os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # was replaced later on
+
+    def _dress_again(self, parent: int, name: str, entry: Entry) -> None:
+        descriptor = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
+        try:
+            self._dress(descriptor, entry, fresh=False)
+            clear_xattrs(descriptor, entry.xattrs)
+        finally:
+            os.close(descriptor)
+
+    def _directory_that_is(self, path: str) -> int:
+        known = self._open.get(path)
+        if known is not None or not path:
+            return self._root if known is None else known
+        descriptor = self._root
+        opened = -1
+        for name in path.split("/"):
+            following = os.open(name, _DIRECTORY_FLAGS, dir_fd=descriptor)
+            if opened >= 0:
+                os.close(opened)
+            descriptor = opened = following
+        self._open[path] = descriptor
+        while len(self._open) > _OPEN_LIMIT:
+            os.close(self._open.popitem(last=False)[1])
+        return descriptor
+
+    def _hide_all_in_root(self) -> None:
+        """Overlay takes no opaque mark on a layer's root: each name below it gets its own."""
+        for entry in self._state.below.children(""):
+            path = entry.path
+            if self._state.is_own_directory(path):
+                self._mark_opaque(self._directory(path))
+            elif not self._state.is_own(path):
+                os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=self._root)
+
+
+def _umask() -> int:
+    """Read without setting it, which other threads would see."""
+    with Path("/proc/self/status").open() as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o777
