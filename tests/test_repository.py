@@ -227,6 +227,16 @@ def test_the_builder_needs_no_privilege_and_finds_its_credentials(template: Path
     assert environment["DOCKER_CONFIG"] == mounted["mountPath"] == "/kaniko/.docker"
 
 
+def test_the_builder_works_on_a_volume(template: Path) -> None:
+    builder = containers(template)["kaniko"]
+    environment = {variable["name"]: variable["value"] for variable in builder["env"]}
+    volumes = {
+        volume["name"] for volume in pod(template)["spec"]["volumes"] if "emptyDir" in volume
+    }
+    places = {mount["mountPath"] for mount in builder["volumeMounts"] if mount["name"] in volumes}
+    assert environment["KANIKO_DIR"] in places
+
+
 def test_only_the_builder_sees_the_credentials(template: Path) -> None:
     for name, container in containers(template).items():
         mounts = {mount["name"] for mount in container.get("volumeMounts", ())}
