@@ -452,11 +452,6 @@ _NOT_CARRIED_OUT = (
     ),
     _refused("image-format", Group.BUILD, "docker or oci"),
     _refused_switch(
-        "reproducible",
-        Group.BUILD,
-        "the same bytes for the same input",
-    ),
-    _refused_switch(
         "pre-cleanup",
         Group.BUILD,
         "delete the root file system first",

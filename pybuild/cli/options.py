@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 from pybuild.cli.errors import BadFlag, FlagsContradict, NoDestination
 from pybuild.cli.parse import Values
 from pybuild.errors import NotCarriedOut
+from pybuild.events import EventSink, Level, Notice
 
 if TYPE_CHECKING:
+    from pybuild.cache.layers import LayerCache
     from pybuild.context.open import ContextOptions, GitOptions
     from pybuild.image.platform import Platform
     from pybuild.image.reference import Reference
     from pybuild.layer.compress import CompressionOptions
+    from pybuild.registry.client import Client
     from pybuild.registry.options import RegistryOptions
 
 _GIT_KEYS = ("branch", "single-branch", "recurse-submodules", "insecure-skip-tls", "depth")
@@ -113,15 +116,16 @@ def labels(values: Values) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def destinations(values: Values) -> tuple[Reference, ...]:
-    """Where to push, each once; empty with --no-push. Raises NoDestination, BadReference."""
+def destinations(values: Values, *, needed: bool) -> tuple[Reference, ...]:
+    """Where to push, each once. Raises BadReference, and NoDestination if one is `needed`, unless
+    --no-push is given."""
     from pybuild.image.reference import parse_reference
 
     found = tuple(dict.fromkeys(parse_reference(text) for text in values.many("destination")))
     for reference in found:
         if reference.digest is not None:
             raise BadFlag(f"--destination={reference} names a digest", hint="name a tag to push to")
-    if not found and not values.switch("no-push"):
+    if needed and not found and not values.switch("no-push"):
         raise NoDestination(
             "there is nowhere to push the image to",
             hint="give --destination=registry/repository:tag, or --no-push to build only",
@@ -154,19 +158,92 @@ def machine_platform() -> Platform:
     return platform_of_machine(os.uname().machine)
 
 
-def compression(values: Values) -> CompressionOptions:
+def epoch(values: Values, environment: Mapping[str, str]) -> int | None:
+    """The one time that everything in the image gets: SOURCE_DATE_EPOCH, as build arg or variable,
+    else 0 with --reproducible, else None. Raises BadFlag."""
+    text = build_args(values, environment).get("SOURCE_DATE_EPOCH") or environment.get(
+        "SOURCE_DATE_EPOCH", ""
+    )
+    if not text:
+        reproducible = "reproducible" in values.texts and values.switch("reproducible")
+        return 0 if reproducible else None
+    if not (text.isascii() and text.isdigit()):
+        raise BadFlag(f"SOURCE_DATE_EPOCH can't be {text!r}", hint="seconds since 1970")
+    return int(text)
+
+
+def compression(values: Values, epoch: int | None) -> CompressionOptions:
     """Raises BadFlag for a level the kind has not; -1 and 0 are the fast default, as in kaniko."""
     from pybuild.layer.compress import Compression, CompressionOptions
 
+    reproducible = epoch is not None
+    if "compression" not in values.texts:  # `plan` packs nothing
+        return CompressionOptions(reproducible=reproducible)
     kind = Compression[values.text("compression").upper()]
     level = values.number("compression-level")
-    if level in (-1, 0):
-        return CompressionOptions(kind)
     highest = 22 if kind is Compression.ZSTD else 9
-    if not 1 <= level <= highest:
-        raise BadFlag(f"--compression-level={level} is none of {kind.name.lower()}",
-                      hint=f"1 to {highest}, or -1 for the fast default")  # fmt: skip
-    return CompressionOptions(kind, level)
+    if level not in (-1, 0) and not 1 <= level <= highest:
+        raise BadFlag(
+            f"--compression-level={level} is none of {kind.name.lower()}",
+            hint=f"1 to {highest}, or -1 for the fast default",
+        )
+    return CompressionOptions(kind, level if level > 0 else -1, reproducible)
+
+
+def parallel(values: Values) -> int:
+    """How many RUNs at once. Raises BadFlag below 1."""
+    if "parallel" not in values.texts:
+        return 1
+    count = values.number("parallel")
+    if count < 1:
+        raise BadFlag(f"--parallel={count} leaves nothing to run", hint="1 or more")
+    return count
+
+
+def cache_repository(values: Values, destinations: tuple[Reference, ...]) -> Reference | None:
+    """Where cached layers are kept: --cache-repo, else `cache` below the first destination; None
+    without --cache. Raises FlagsContradict, BadReference, NotCarriedOut for a layout on disk."""
+    from pybuild.image.reference import parse_reference
+
+    if not values.switch("cache"):
+        return None
+    named = values.text("cache-repo")
+    if named.startswith("oci:"):
+        raise NotCarriedOut(
+            "a layer cache in a folder is not carried out yet", hint="name a repository"
+        )
+    if named:
+        return parse_reference(named)
+    if not destinations:
+        raise FlagsContradict(
+            "--cache does not know where to keep layers",
+            hint="give --cache-repo=registry/repository; without a destination none can be derived",
+        )
+    return parse_reference(f"{destinations[0].name}/cache")
+
+
+def layer_cache(
+    values: Values, repository: Reference | None, client: Client, sink: EventSink
+) -> LayerCache | None:
+    """The layer cache in the repository; indexes of bases also in --cache-dir if that is there."""
+    if repository is None:
+        if "cache-dir" in values.given:
+            sink(Notice(Level.WARNING, "--cache-dir does nothing without --cache"))
+        return None
+    from datetime import timedelta
+
+    from pybuild.cache.folder import IndexFolder, ReadOnlyCache
+    from pybuild.cache.layers import RegistryCache
+
+    ttl = timedelta(seconds=values.seconds("cache-ttl"))
+    cache: LayerCache = RegistryCache(client, repository, sink, ttl=ttl)
+    if "no-push-cache" in values.texts and values.switch("no-push-cache"):
+        cache = ReadOnlyCache(cache)
+    folder = Path(values.text("cache-dir"))
+    # kaniko's default is a mount that most builds have not: it is never made.
+    if "cache-dir" in values.given or folder.is_dir():
+        cache = IndexFolder(folder, cache, sink)
+    return cache
 
 
 def context_options(
@@ -209,13 +286,3 @@ def _is_true(pairs: Mapping[str, str], key: str) -> bool:
     if text not in ("true", "false", "1", "0", "t", "f"):
         raise BadFlag(f"--git={key}={pairs[key]} is neither true nor false")
     return text in ("true", "1", "t")
-
-
-def check_together(values: Values) -> None:
-    """Raises FlagsContradict for flags that can't be had together."""
-    cached = values.switch("cache") and not values.text("cache-repo")
-    if cached and not values.many("destination"):
-        raise FlagsContradict(
-            "--cache does not know where to keep layers",
-            hint="give --cache-repo=registry/repository; it can't be derived without a destination",
-        )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pybuild.errors import Interrupted, PybuildError
+from pybuild.errors import HostUnsupported, Interrupted, PybuildError
 
 if TYPE_CHECKING:
     import threading
@@ -121,6 +122,25 @@ def reported(sink: EventSink, stop: Stop, action: Callable[[], int]) -> int:
     try:
         return action()
     except PybuildError as error:
-        told = stop.error() if stop.number else error
-        sink(failed_event(told))
-        return told.exit_status
+        failure: PybuildError = error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        failure = DiskFull(error.filename)
+    told = stop.error() if stop.number else failure
+    sink(failed_event(told))
+    return told.exit_status
+
+
+class DiskFull(HostUnsupported):
+    """A disk of the machine or a quota is full."""
+
+    code = "disk-full"
+
+    def __init__(self, file: object) -> None:
+        where = f" while writing {file}" if file else ""
+        super().__init__(
+            f"no space is left on the disk{where}",
+            hint="give the builder a bigger volume with --kaniko-dir or TMPDIR, or raise the Pod's "
+            "ephemeral-storage limit",
+        )

@@ -1,0 +1,281 @@
+"""Wires one build: flags and environment to the services, the executor, and the files asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pybuild.cli import options
+from pybuild.cli.parse import Values
+from pybuild.cli.session import Stop, reported
+from pybuild.events import BuildFailed, BuildFinished, Event, EventSink, Level, Notice
+
+if TYPE_CHECKING:
+    from pybuild.context.open import DockerfileFound
+    from pybuild.dockerfile.patterns import Patterns
+    from pybuild.executor.build import BuildRequest, OpenIsolation, Services
+
+# What kaniko's images have, so that a build there stays within one folder.
+KANIKO_FOLDER = Path("/kaniko")
+
+
+class Lookup(Enum):
+    """Where a Dockerfile is looked for: as kaniko (and Docker for one that is named), or not."""
+
+    WORKING_FOLDER_FIRST = "working-folder-first"
+    CONTEXT_ONLY = "context-only"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One build as it was asked for."""
+
+    values: Values
+    context: str
+    lookup: Lookup
+    environment: Mapping[str, str]
+
+
+def build_command(
+    values: Values, context: str, lookup: Lookup, environment: Mapping[str, str]
+) -> int:
+    """Builds and pushes; the exit status."""
+    job = Job(values, context, lookup, environment)
+    with _reporting(values, environment) as (sink, stop):
+        return reported(sink, stop, lambda: _build(job, sink, stop))
+
+
+def plan_command(
+    values: Values, context: str, lookup: Lookup, environment: Mapping[str, str]
+) -> int:
+    """Prints the plan on standard output; changes nothing."""
+    job = Job(values, context, lookup, environment)
+    quiet = "warn" if "verbosity" not in values.given else values.text("verbosity")
+    with _reporting(values, environment, verbosity=quiet) as (sink, stop):
+        return reported(sink, stop, lambda: _plan(job, sink, stop))
+
+
+def request_command(file: str, environment: Mapping[str, str]) -> int:
+    """Carries out a JSON request; result.json beside it says what came of it, also on failure."""
+    from pybuild.cli.parse import parse_flags
+    from pybuild.cli.request import (
+        failure_of,
+        read_request,
+        request_to_flags,
+        result_of,
+        write_result,
+    )
+    from pybuild.cli.request import request_command as command_of
+    from pybuild.cli.session import failed_event
+    from pybuild.errors import PybuildError
+
+    path = Path(file)
+    request = read_request(path)
+    try:
+        command = command_of(request)
+        values = parse_flags(command, request_to_flags(request), environment)
+    except PybuildError as error:
+        write_result(path, failure_of(failed_event(error)))
+        raise
+    lookup = Lookup.WORKING_FOLDER_FIRST if "dockerfile" in values.given else Lookup.CONTEXT_ONLY
+    if command == "plan":
+        return plan_command(values, values.text("context"), lookup, environment)
+
+    def keep(event: Event) -> None:
+        if isinstance(event, BuildFinished):
+            write_result(path, result_of(event, pushed=not values.switch("no-push")))
+        elif isinstance(event, BuildFailed):
+            write_result(path, failure_of(event))
+
+    job = Job(values, values.text("context"), lookup, environment)
+    with _reporting(values, environment) as (sink, stop):
+        return reported(_both(sink, keep), stop, lambda: _build(job, _both(sink, keep), stop))
+
+
+def _both(first: EventSink, second: Callable[[Event], None]) -> EventSink:
+    def sink(event: Event, /) -> None:
+        first(event)
+        second(event)
+
+    return sink
+
+
+@contextmanager
+def _reporting(
+    values: Values, environment: Mapping[str, str], *, verbosity: str = ""
+) -> Iterator[tuple[EventSink, Stop]]:
+    from pybuild.report.open import open_report
+
+    quiet = "quiet" in values.texts and values.switch("quiet")
+    level = "error" if quiet else verbosity or values.text("verbosity")
+    stamps = "clock" if values.switch("log-timestamp") else "seconds"
+    kind = values.text("log-format")
+    with (
+        Stop().on_signals() as stop,
+        open_report(kind, sys.stderr, level, timestamps=stamps, environment=environment) as sink,
+    ):
+        yield sink, stop
+
+
+def _build(job: Job, sink: EventSink, stop: Stop) -> int:
+    from pybuild.cli.outputs import DIGEST_FILES, outputs
+    from pybuild.executor.build import build
+
+    with _prepared(job, sink, stop) as (request, services):
+        files = outputs(job.values, request.destinations)
+        result = build(request, services, files.write_image)
+        files.write_digests(result)
+        told = (job.values.text(name) for name in DIGEST_FILES if job.values.text(name))
+        written = tuple(dict.fromkeys((*result.summary.outputs, *told)))
+        sink(replace(result.summary, outputs=written))
+    if "quiet" in job.values.texts and job.values.switch("quiet"):
+        sys.stdout.write(f"{result.summary.digest}\n")
+    return 0
+
+
+def _plan(job: Job, sink: EventSink, stop: Stop) -> int:
+    from pybuild.executor.build import prepare
+    from pybuild.plan.render import render
+
+    with _prepared(job, sink, stop) as (request, services):
+        prepared = prepare(request, services)
+        sys.stdout.write(render(prepared.plan, keys=prepared.keys, fit=prepared.fit))
+    return 0
+
+
+@contextmanager
+def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequest, Services]]:
+    """All that a build is given; undone at the end, in the opposite order."""
+    from pybuild.context.directory import DirectoryContext
+    from pybuild.context.open import find_dockerfile, open_context
+    from pybuild.dockerfile.parser import parse
+    from pybuild.executor.build import BuildRequest, Services
+    from pybuild.executor.workspace import Workspace
+    from pybuild.registry.client import Client
+    from pybuild.registry.credentials import DockerConfigKeychain
+
+    values, environment = job.values, job.environment
+    needs_destination = "tar-path" in values.texts  # `plan` has no outputs, and needs none
+    destinations = options.destinations(values, needed=needs_destination)
+    cache_repository = options.cache_repository(values, destinations)
+    registries = options.registry_options(values)
+    epoch = options.epoch(values, environment)
+    compression = options.compression(values, epoch)
+    for note in values.notes:
+        sink(Notice(Level.INFO, note))
+    with ExitStack() as stack:
+        workspace = Workspace.create(work_parent(values, environment))
+        stack.callback(workspace.remove)
+        fetched = options.context_options(
+            values, workspace.root / "context", environment, stop.asked
+        )
+        root = stack.enter_context(open_context(job.context, fetched, sink))
+        found = find_dockerfile(
+            values.text("dockerfile"),
+            root,
+            Path.cwd() if job.lookup is Lookup.WORKING_FOLDER_FIRST else None,
+        )
+        dockerfile = parse(found.text, file=found.file)
+        for lint in dockerfile.warnings:
+            place = f"{found.file}:{lint.source.line}"
+            sink(Notice(Level.WARNING, f"{place}: {lint.message}", code=lint.rule))
+        client = Client(registries, DockerConfigKeychain(environment), sink)
+        stack.callback(client.close)
+        request = BuildRequest(
+            dockerfile,
+            DirectoryContext(root, _patterns(found)),
+            options.build_args(values, environment),
+            options.platform(values),
+            options.machine_platform(),
+            compression,
+            target=options.target(values),
+            labels=options.labels(values),
+            destinations=destinations,
+            push=not values.switch("no-push"),
+            single_snapshot=values.switch("single-snapshot"),
+            epoch=epoch,
+            parallel=options.parallel(values),
+        )
+        services = Services(
+            client,
+            workspace,
+            _isolation_opener(job, root),
+            options.layer_cache(values, cache_repository, client, sink),
+            sink,
+            stop.asked,
+        )
+        yield request, services
+
+
+def _patterns(found: DockerfileFound) -> Patterns | None:
+    if not found.ignore:
+        return None
+    from pybuild.dockerfile.patterns import Patterns, parse_ignore_file
+
+    lines = parse_ignore_file(found.ignore)
+    return Patterns(lines) if lines else None
+
+
+def _isolation_opener(job: Job, context: Path) -> OpenIsolation:
+    """Chooses the isolation when the first RUN needs one."""
+    from pybuild.executor.workspace import Workspace
+    from pybuild.isolation.command import Isolation
+
+    def open_isolation(workspace: Workspace, /) -> tuple[Isolation, str]:
+        from pybuild.isolation.select import Wishes, choose
+
+        wishes = Wishes(
+            candidates=_volumes(job, context),
+            keep=(workspace.root, context, *_kept(job)),
+            force=job.values.switch("force"),
+        )
+        isolation = choose(job.values.text("isolation"), workspace.roots, wishes)
+        return isolation, isolation.reason
+
+    return open_isolation
+
+
+def work_parent(values: Values, environment: Mapping[str, str]) -> Path:
+    """Where the build's own folder is made: what --kaniko-dir says, kaniko's folder where there is
+    one, else the folder for temporary files."""
+    import tempfile
+
+    named = values.text("kaniko-dir") if "kaniko-dir" in values.texts else ""
+    if named:
+        return Path(named)
+    if os.access(KANIKO_FOLDER, os.W_OK):
+        return KANIKO_FOLDER
+    return Path(environment.get("TMPDIR") or tempfile.gettempdir())
+
+
+def _volumes(job: Job, context: Path) -> tuple[Path, ...]:
+    """Folders that may lie on a volume, as overlay's upper directory has to; never the context."""
+    named = [job.values.text("cache-dir"), job.environment.get("TMPDIR", ""), "/workspace", "/tmp"]
+    found = [Path(name) for name in named if name] + [context.parent, Path.cwd().parent]
+    return tuple(
+        path
+        for path in dict.fromkeys(found)
+        if path != Path("/")
+        and not path.resolve().is_relative_to(context.resolve())
+        and os.access(path, os.W_OK)
+    )
+
+
+def _kept(job: Job) -> Iterator[Path]:
+    """What a build in place must leave alone, beside the workspace and the context."""
+    from pybuild.cli.outputs import OUTPUT_FLAGS
+
+    values, environment = job.values, job.environment
+    for name in OUTPUT_FLAGS:
+        if values.text(name):
+            yield Path(values.text(name)).absolute().parent
+    named = [environment.get("DOCKER_CONFIG", ""), values.text("cache-dir")]
+    yield from (Path(name) for name in named if name and Path(name).exists())
+    yield Path.home() / ".docker"
+    yield Path.cwd()

@@ -1,0 +1,57 @@
+"""`pybuild doctor`: which isolation works in this container, and what the others lack."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pybuild.isolation.select import ProbeResult
+
+
+def doctor(environment: Mapping[str, str]) -> int:
+    """Prints the table; 0 if anything works."""
+    from pybuild.isolation.select import probe_all
+
+    parent = environment.get("KANIKO_DIR") or environment.get("TMPDIR") or tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(prefix="pybuild-", dir=parent) as folder:
+        results = probe_all(Path(folder))
+    sys.stdout.write(table(results, facts()))
+    return 0 if any(result.works for result in results) else 1
+
+
+def table(results: Sequence[ProbeResult], facts: Sequence[tuple[str, str]]) -> str:
+    """What was found, and one block an isolation: works or not, why, what would help."""
+    first = next((result.name for result in results if result.works), "")
+    lines = [f"{name:<12} {value}" for name, value in facts] + [""]
+    for result in results:
+        mark = "works" if result.works else "no"
+        taken = "  <- taken by --isolation=auto" if result.name == first else ""
+        lines.append(f"{result.name:<12} {mark}{taken}")
+        lines += [f"{'':<12} {text}" for text in (result.reason, _hint(result)) if text]
+    if not first:
+        lines += ["", "No RUN can be carried out here; COPY-only Dockerfiles still build."]
+    return "\n".join(lines) + "\n"
+
+
+def _hint(result: ProbeResult) -> str:
+    return f"hint: {result.hint}" if result.hint and not result.works else ""
+
+
+def facts() -> list[tuple[str, str]]:
+    """What this process may do, as far as the kernel tells."""
+    status = Path("/proc/self/status").read_text(errors="replace")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    seccomp = {"0": "off", "1": "strict", "2": "a filter"}.get(fields.get("Seccomp", ""), "unknown")
+    uname = os.uname()
+    return [
+        ("machine", f"Linux {uname.release}, {uname.machine}"),
+        ("user", f"{os.geteuid()}:{os.getegid()}"),
+        ("capabilities", fields.get("CapEff", "unknown")),
+        ("seccomp", seccomp),
+        ("new rights", "refused" if fields.get("NoNewPrivs") == "1" else "allowed"),
+    ]

@@ -1,0 +1,48 @@
+"""The files that a build leaves beside its push, as the flags name them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pybuild.cli.parse import Values
+from pybuild.errors import NotCarriedOut
+
+if TYPE_CHECKING:
+    from pybuild.image.reference import Reference
+    from pybuild.output.files import Outputs
+
+DIGEST_FILES = ("digest-file", "image-name-with-digest-file", "image-name-tag-with-digest-file")
+OUTPUT_FLAGS = ("tar-path", "oci-layout-path", *DIGEST_FILES)
+_NAMELESS = "unset-repo/unset-image-name"  # what kaniko writes into an archive without a name
+
+
+def outputs(values: Values, destinations: Sequence[Reference]) -> Outputs:
+    """What is to be written; finds before the build what could not be written after it.
+
+    Raises NotCarriedOut for a digest sent to a URL, OutputFailed for a missing folder.
+    """
+    from pybuild.image.reference import parse_reference
+    from pybuild.output.files import OutputFailed, Outputs
+
+    def path(name: str) -> Path | None:
+        return Path(values.text(name)) if values.text(name) else None
+
+    for name in DIGEST_FILES:
+        if values.text(name).startswith(("https://", "http://")):
+            raise NotCarriedOut(f"--{name} to a URL is not carried out yet", hint="name a file")
+    archive = path("tar-path")
+    if archive is not None and not archive.absolute().parent.is_dir():
+        raise OutputFailed(
+            f"--tar-path={archive}: there is no folder {archive.absolute().parent}",
+            hint="make it first",
+        )
+    return Outputs(
+        archive,
+        path("oci-layout-path"),
+        path("digest-file"),
+        path("image-name-with-digest-file"),
+        path("image-name-tag-with-digest-file"),
+        tuple(destinations) or (parse_reference(_NAMELESS),),
+    )
