@@ -62,6 +62,21 @@ def test_the_whole_check_is_make_test_and_nothing_else() -> None:
     assert re.search(r"\bmake\b.* test\b", lines[-1])
 
 
+def test_no_file_of_a_case_or_an_example_is_kept_out_of_git() -> None:
+    command = [
+        "git",
+        "ls-files",
+        "--others",
+        "--ignored",
+        "--exclude-standard",
+        "tests",
+        "examples",
+    ]
+    names = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    made = re.compile(r"__pycache__/|^tests/groovy/target/|^examples/hello-maven/target/")
+    assert [name for name in names.stdout.splitlines() if not made.search(name)] == []
+
+
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX)\b|raise NotImplementedError")
 
 
