@@ -145,7 +145,8 @@ def _plan(job: Job, sink: EventSink, stop: Stop) -> int:
 
     with _prepared(job, sink, stop) as (request, services):
         prepared = prepare(request, services)
-        sys.stdout.write(render(prepared.plan, keys=prepared.keys, fit=prepared.fit))
+        asked = prepared.fit if services.cache is not None else None
+        sys.stdout.write(render(prepared.plan, keys=prepared.keys, fit=asked))
     return 0
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from pybuild.errors import Interrupted
 
 
 class Background:
@@ -32,7 +35,8 @@ class Background:
             self._cancelled.set()
 
     def finish(self) -> None:
-        """Waits for all that was submitted."""
+        """Waits for all that was submitted. Raises Interrupted where something was left undone
+        because the build was cancelled: nothing may be tagged then."""
         while True:
             with self._guard:
                 pending, self._futures = self._futures, []
@@ -41,6 +45,8 @@ class Background:
             wait(pending)
         if self.failure is not None:
             raise self.failure
+        if self._cancelled.is_set():
+            raise Interrupted(signal.SIGTERM)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -260,8 +260,8 @@ class _Build:
             at_once,
             self.services.cancelled,
         )
-        if self.background.failure is not None:
-            self.background.finish()
+        if self.services.cancelled.is_set():
+            self.background.finish()  # raises: a transfer failed, or a signal came
         image = self._assemble()
         outputs = before_push(image)
         if self.request.push:
