@@ -48,18 +48,24 @@ class Arg:
 
 @dataclass(frozen=True, slots=True)
 class Env:
+    """Variables for the later instructions and the image; values may be quoted."""
+
     pairs: tuple[tuple[str, str], ...]
     source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
+    """Pairs for the image config; values may be quoted."""
+
     pairs: tuple[tuple[str, str], ...]
     source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class Maintainer:
+    """The old way to name an author."""
+
     name: str
     source: Source
 
@@ -142,42 +148,56 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Workdir:
+    """Relative to the working directory so far."""
+
     path: str
     source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class User:
+    """`user`, `user:group`, names or numbers."""
+
     user: str
     source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class Expose:
+    """`port`, `port/protocol` or `low-high/protocol`, not checked here."""
+
     ports: tuple[str, ...]
     source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
+    """Paths that the runtime keeps outside the container."""
+
     paths: tuple[str, ...]
     source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class Cmd:
+    """The default arguments, or the default command."""
+
     command: Command
     source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class Entrypoint:
+    """The command that CMD's words are arguments of."""
+
     command: Command
     source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class Shell:
+    """What runs the shell form from here on."""
+
     args: tuple[str, ...]
     source: Source
 
@@ -200,6 +220,8 @@ class Healthcheck:
 
 @dataclass(frozen=True, slots=True)
 class Stopsignal:
+    """A signal's name or number, not checked here."""
+
     signal: str
     source: Source
 
@@ -246,6 +268,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
+    """A whole file; `meta_args` are the ARGs before the first FROM."""
+
     file: str
     escape: str
     directives: Mapping[str, str]

@@ -60,6 +60,8 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class ParsedFile:
+    """All nodes, in order; `warnings` are about the grammar only."""
+
     nodes: tuple[Node, ...]
     directives: Mapping[str, str]
     escape: str
@@ -68,6 +70,8 @@ class ParsedFile:
 
 @dataclass(frozen=True, slots=True)
 class _Words:
+    """What an instruction's rest reads as."""
+
     args: tuple[str, ...]
     json: bool = False
 
@@ -107,17 +111,18 @@ def _place(reader: LineReader, file: str, first: int) -> Source:
     return Source(file, first, reader.line, reader.text_between(first, reader.line))
 
 
-def _node(line: str, escape: str, source: Source) -> Node:
+def _node(line: str, escape: str, source: Source, *, is_child: bool = False) -> Node:
     keyword, rest = split_first(line)
     name = keyword.lower()
     flags, rest = split_flags(rest)
     rest = rest.strip(SPACE)
-    if name == "onbuild":
-        child = _node(rest, escape, source) if rest else None
-        return Node(name, keyword, flags, (), False, (), child, line, source)
+    # Only the outermost ONBUILD has a child: a chain is refused later, however long it is.
+    child = None
+    if name == "onbuild" and rest and not is_child:
+        child = _node(rest, escape, source, is_child=True)
     read = _READERS.get(name)
     words = read(rest, escape) if read else _Words(())
-    return Node(name, keyword, flags, words.args, words.json, (), None, line, source)
+    return Node(name, keyword, flags, words.args, words.json, (), child, line, source)
 
 
 def _read_heredocs(node: Node, reader: LineReader) -> tuple[Heredoc, ...]:

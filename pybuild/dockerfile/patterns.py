@@ -14,6 +14,7 @@ from pybuild.dockerfile.errors import BadPattern
 from pybuild.dockerfile.lexer import SPACE
 
 _WILD = frozenset("*?[\\")
+_SPANNING = frozenset("/[\\")
 _NONE = -1
 
 
@@ -74,7 +75,15 @@ class Patterns:
     Paths are relative to the context, without leading slash.
     """
 
-    __slots__ = ("_by_name", "_by_path", "_directories", "_exceptions", "_others", "_quick", "kept")
+    __slots__ = (
+        "_by_name",
+        "_by_path",
+        "_directories",
+        "_exceptions",
+        "_on_names",
+        "_on_paths",
+        "kept",
+    )
 
     def __init__(self, lines: Iterable[str]) -> None:
         compiled: list[_Pattern] = []
@@ -87,18 +96,20 @@ class Patterns:
         # Highest index first: the last match wins, so the search can stop at the first hit.
         self._by_path: dict[str, int] = {}
         self._by_name: dict[str, int] = {}
-        others: list[tuple[int, _Pattern]] = []
+        on_names: list[_Numbered] = []
+        on_paths: list[_Numbered] = []
         for index, pattern in enumerate(compiled):
-            if pattern.path is not None:
-                self._by_path[pattern.path] = index
-            elif pattern.name is not None:
-                self._by_name[pattern.name] = index
+            if pattern.name is not None:
+                if has_wildcards(pattern.name):
+                    on_names.append((index, glob_regex(pattern.name)))
+                else:
+                    self._by_name[pattern.name] = index
+            elif has_wildcards(pattern.text):
+                on_paths.append((index, pattern.regex))
             else:
-                others.append((index, pattern))
-        self._others = tuple(reversed(others))
-        # One expression over all says at once that none matches, which is what most files are.
-        joined = "|".join(f"(?:{pattern.regex.pattern})" for _, pattern in others)
-        self._quick = re.compile(joined, re.DOTALL) if others else None
+                self._by_path[pattern.text] = index
+        self._on_names = _Expressions.of(on_names)
+        self._on_paths = _Expressions.of(on_paths)
         self._directories: dict[str, int] = {"": _NONE}
 
     def __bool__(self) -> bool:
@@ -146,23 +157,47 @@ class Patterns:
         index = self._by_name.get(name, _NONE)
         if index > best:
             best = index
-        if self._quick is not None and self._quick.match(path):
-            for index, pattern in self._others:
-                if index <= best:
-                    break
-                if pattern.regex.match(path):
-                    return index
+        if self._on_names is not None and self._on_names.any.match(name):
+            best = self._on_names.last(name, best)
+        if self._on_paths is not None and self._on_paths.any.match(path):
+            best = self._on_paths.last(path, best)
+        return best
+
+
+_Numbered = tuple[int, re.Pattern[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Expressions:
+    """Numbered expressions; `any` says at once that none matches, which most files are."""
+
+    any: re.Pattern[str]
+    descending: tuple[_Numbered, ...]
+
+    @classmethod
+    def of(cls, numbered: list[_Numbered]) -> _Expressions | None:
+        if not numbered:
+            return None
+        joined = "|".join(f"(?:{regex.pattern})" for _, regex in numbered)
+        return cls(re.compile(joined, re.DOTALL), tuple(reversed(numbered)))
+
+    def last(self, text: str, best: int) -> int:
+        """The highest number above `best` that matches, else `best`."""
+        for index, regex in self.descending:
+            if index <= best:
+                break
+            if regex.match(text):
+                return index
         return best
 
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
-    """One cleaned line. `path` or `name` is set where a comparison does for the expression."""
+    """One cleaned line; `name` is what `**/name` asks of the last part alone, else None."""
 
     text: str
     exception: bool
     regex: re.Pattern[str]
-    path: str | None
     name: str | None
 
     def matches(self, path: str) -> bool:
@@ -194,14 +229,9 @@ def _compile(pattern: str, *, exception: bool = False) -> _Pattern:
     fragments = _double_star_fragments(pattern)
     regex = re.compile("".join(fragments) + r"\Z", re.DOTALL)
     rest = pattern[3:]
-    is_name = pattern.startswith("**/") and "/" not in rest and not has_wildcards(rest)
-    return _Pattern(
-        text=pattern,
-        exception=exception,
-        regex=regex,
-        path=None if has_wildcards(pattern) else pattern,
-        name=rest if is_name and rest else None,
-    )
+    # A class may match a slash, and an escape may hide one.
+    is_name = pattern.startswith("**/") and rest and _SPANNING.isdisjoint(rest) and "**" not in rest
+    return _Pattern(pattern, exception, regex, rest if is_name else None)
 
 
 # A pattern's tokens are these two, or an expression for one character.

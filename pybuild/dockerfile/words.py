@@ -67,6 +67,8 @@ def quoted_words(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
+    """What is taken off or replaced, and what stays as written."""
+
     escape: str = "\\"
     quotes: bool = True  # quotes mean something
     keep_quotes: bool = False
