@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.support.bases import SMALL, BasesMissing, push_bases
 from tests.support.oracle.builders import Bench, BuildahBuilder, OracleBuilder, Refused
 from tests.support.oracle.buildkit import running_buildkit
-from tests.support.oracle.case import BadCase, Case, load_cases
+from tests.support.oracle.case import NOT_YET, BadCase, Case, load_cases
 from tests.support.oracle.flatten import BrokenImage, Flattener
 from tests.support.oracle.install import OracleMissing
 from tests.support.oracle.record import (
@@ -31,10 +31,14 @@ from tests.support.oracle.record import (
 )
 from tests.support.oracle.registry import RegistryMissing, running_registry
 
+EVERYWHERE = ("config.Labels: expected null, got", "etc/hosts:", "run:")
+"""Differences that buildah 1.28 has in every image: its own label and what its RUN leaves."""
+
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="oracle", description=__doc__)
-    parser.add_argument("what", choices=("record", "check", "show", "peers"))
+    commands = ("record", "check", "show", "peers")
+    parser.add_argument("what", nargs="?", choices=commands, default="record")
     parser.add_argument("cases", nargs="*", metavar="CASE")
     chosen = parser.parse_args(arguments)
     try:
@@ -66,7 +70,7 @@ def _one(what: str, case: Case, bench: Bench, builder: OracleBuilder) -> int:
     if what == "show":
         print(f"{case.name}: {json.dumps(record, indent=1, sort_keys=True)}")
         return 0
-    if case.error:
+    if case.error and case.error != NOT_YET:
         print(f"{case.name}: BuildKit builds it, but case.toml expects {case.error}")
         return 1
     return _take(what, case, record)
@@ -120,7 +124,11 @@ def _opinion(case: Case, bench: Bench, builder: BuildahBuilder) -> str:
         return f"broken image: {broken}"
     if case.error:
         return f"builds what should end with {case.error}"
-    found = unexplained(case, read_record(case), record, "buildah")
+    found = [
+        line
+        for line in unexplained(case, read_record(case), record, "buildah")
+        if not line.startswith(EVERYWHERE)
+    ]
     return "the same" if not found else "differs\n  " + "\n  ".join(found)
 
 

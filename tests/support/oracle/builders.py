@@ -54,6 +54,8 @@ class Bench:
 
     registry: str
     flattener: Flattener
+    folder: Path | None = None
+    """Where contexts are laid out; the system's place for temporary files if None."""
 
     def base_tree(self, name: str) -> Tree:
         if name == "scratch":
@@ -63,7 +65,10 @@ class Bench:
 
     def outcome(self, case: Case, builder: Builder) -> Record:
         """Builds the case and returns its record; raises Refused, BrokenImage."""
-        with tempfile.TemporaryDirectory(prefix="case-") as work, serving(case) as www:
+        with (
+            tempfile.TemporaryDirectory(prefix="case-", dir=self.folder) as work,
+            serving(case) as www,
+        ):
             # the folder's own name must not matter, and everybody may read it
             Path(work).chmod(0o755)
             context = lay_out(case, Path(work) / "context")
