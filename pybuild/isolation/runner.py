@@ -109,7 +109,8 @@ def read_message(fd: int) -> object:
 
 class Root:
     """Builds the mounts below `path`. Nothing else runs in it yet, so names stay what they are
-    between looking and mounting; links are followed inside the root only."""
+    between looking and mounting; links are followed inside the root only. A RUN may have CAP_MKNOD
+    and no device cgroup holds it back: so everything is mounted `nodev`, save a few devices."""
 
     def __init__(self) -> None:
         self.path = b""
@@ -166,11 +167,12 @@ class Root:
 
     def overlay(self, directory: bytes, mount_point: bytes, options: bytes) -> None:
         os.chdir(directory)  # the names in `options` are relative to it
-        mount("overlay", b"overlay", mount_point, b"overlay", 0, options)
+        mount("overlay", b"overlay", mount_point, b"overlay", MS_NODEV, options)
         self.path = os.path.abspath(mount_point)
 
     def plain(self, directory: bytes) -> None:
         mount("bind-root", directory, directory, None, MS_BIND | MS_REC, None)
+        restrict(directory, MS_NODEV)
         self.path = directory
 
     def in_place(self) -> None:
@@ -195,34 +197,15 @@ class Root:
             raise StepFailed("mount-source", error.errno or 0, source) from error
         target = self.target(path, directory=directory)
         mount("bind", source, target, None, MS_BIND | MS_REC, None)
-        if read_only:
-            self._make_read_only(target)
+        restrict(target, MS_NODEV | (MS_RDONLY if read_only else 0))
 
-    def _make_read_only(self, target: bytes) -> None:
-        attributes = struct.pack("=QQQQ", MS_RDONLY, 0, 0, 0)  # struct mount_attr
-        result = LIBC.syscall(
-            ctypes.c_long(SYS_MOUNT_SETATTR),
-            ctypes.c_int(AT_FDCWD),
-            target,
-            ctypes.c_uint(AT_RECURSIVE),
-            attributes,
-            ctypes.c_size_t(len(attributes)),
-        )
-        if result < 0:  # before Linux 5.12, or refused by a seccomp profile that doesn't know it
-            for path in mounts_at_and_below(target):
-                remount_read_only(path)
-
-    def device(self, name: bytes, major: int, minor: int) -> None:
-        """A node of our own where we may make one; else the container's, mounted read-only: that
-        keeps its mode and owner from being changed, and its content stays writable."""
+    def device(self, name: bytes) -> None:
+        """The container's own node. Read-only keeps its mode and owner from being changed; what
+        is written to it arrives all the same."""
         path = self._inside(b"dev/" + name)
-        try:
-            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(major, minor))
-            os.chmod(path, 0o666)
-        except OSError:
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o666))
-            mount("bind", b"/dev/" + name, path, None, MS_BIND, None)
-            remount_read_only(path)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o666))
+        mount("bind", b"/dev/" + name, path, None, MS_BIND, None)
+        restrict(path, MS_RDONLY)
 
     def link(self, content: bytes, path: bytes) -> None:
         os.symlink(content, self._inside(path))
@@ -246,7 +229,7 @@ class Root:
         target = self._inside(path)
         if os.path.lexists(target):
             mount("read-only", target, target, None, MS_BIND | MS_REC, None)
-            self._make_read_only(target)
+            restrict(target, MS_RDONLY)
 
     def pivot(self) -> None:
         """The old root ends up stacked on the new one and is detached: pivot_root(2), NOTES."""
@@ -270,12 +253,25 @@ class Root:
         getattr(self, name.replace("-", "_"))(*arguments)
 
 
-def remount_read_only(path: bytes) -> None:
-    """Repeats the flags that the mount has: in a user namespace they are locked."""
-    now = os.statvfs(path).f_flag
-    flags = now & (MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME)
-    flags |= MS_RELATIME if now & ST_RELATIME else 0
-    mount("read-only", b"none", path, None, flags | MS_BIND | MS_REMOUNT | MS_RDONLY, None)
+def restrict(target: bytes, flags: int) -> None:
+    """Adds flags to a bind mount and all below it. MOUNT_ATTR_* have the numbers of MS_* here."""
+    attributes = struct.pack("=QQQQ", flags, 0, 0, 0)  # struct mount_attr
+    result = LIBC.syscall(
+        ctypes.c_long(SYS_MOUNT_SETATTR),
+        ctypes.c_int(AT_FDCWD),
+        target,
+        ctypes.c_uint(AT_RECURSIVE),
+        attributes,
+        ctypes.c_size_t(len(attributes)),
+    )
+    if result == 0:
+        return
+    # before Linux 5.12, or refused by a seccomp profile that doesn't know the call
+    for path in mounts_at_and_below(target):
+        now = os.statvfs(path).f_flag
+        kept = now & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME)
+        kept |= MS_RELATIME if now & ST_RELATIME else 0
+        mount("restrict", b"none", path, None, kept | flags | MS_BIND | MS_REMOUNT, None)
 
 
 def mounts_at_and_below(target: bytes) -> list[bytes]:
