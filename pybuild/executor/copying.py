@@ -21,7 +21,6 @@ from pybuild.executor.copy import (
 from pybuild.executor.mode import check_mode
 from pybuild.layer.changes import Change
 from pybuild.rootfs.entry import Entry, Kind
-from pybuild.rootfs.ids import lookup_owner, lookup_user
 from pybuild.rootfs.index import Tree
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ def directory_changes(action: MakeDirectory, state: StageState, now_ns: int) -> 
     path = draft.resolve(action.path)
     owner = Owner(0, 0)
     if action.user:
+        from pybuild.rootfs.ids import lookup_user
+
         ids = lookup_user(action.user, state.read_file(_PASSWD), state.read_file(_GROUP))
         owner = Owner(ids.uid, ids.gid)
     draft.make_directories(path, owner)
@@ -94,6 +95,8 @@ class Copying:
     def _owner(self) -> Owner | None:
         if not self.action.chown:
             return None
+        from pybuild.rootfs.ids import lookup_owner
+
         passwd, group = self.state.read_file(_PASSWD), self.state.read_file(_GROUP)
         return Owner(*lookup_owner(self.action.chown, passwd, group))
 
