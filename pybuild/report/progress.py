@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
@@ -85,14 +86,15 @@ class ProgressReport:
     """An EventSink for a terminal; a context manager that owns the drawing thread."""
 
     def __init__(self, stream: TextIO, severity: Severity, environment: Mapping[str, str]) -> None:
-        self._console = Console(
+        self._console = _Terminal(
             file=stream, force_terminal=True, highlight=False, _environ=environment
         )
         self._severity = severity
         self._lock = threading.Lock()
         self._describer = Describer()
         self._output = OutputLines()
-        self._stages: dict[int, _Stage] = {}
+        self._rows: list[_Stage] = []
+        self._stages: dict[int, _Stage] = {}  # those rows whose number is known
         self._transfers: dict[str, _Transfer] = {}
         self._pending: list[Text] = []
         self._left_out = 0
@@ -101,7 +103,8 @@ class ProgressReport:
         self._thread = threading.Thread(target=self._draw_on, name="report", daemon=True)
 
     def __enter__(self) -> ProgressReport:
-        self._live.start()
+        with suppress(OSError):
+            self._live.start()
         self._thread.start()
         return self
 
@@ -114,7 +117,8 @@ class ProgressReport:
         self._over.set()
         self._thread.join()
         self._draw()
-        self._live.stop()
+        with suppress(OSError):
+            self._live.stop()
 
     def __call__(self, event: Event, /) -> None:
         with self._lock:
@@ -140,7 +144,7 @@ class ProgressReport:
         now = time.monotonic()
         match event:
             case BuildStarted(stages=stages):
-                self._stages = {at: _Stage(name or str(at)) for at, name in enumerate(stages)}
+                self._rows = [_Stage(name) for name in stages]
             case StageStarted(stage, name, base):
                 known = self._stage(stage, name)
                 known.state, known.text, known.started = "running", f"FROM {base}", now
@@ -167,7 +171,16 @@ class ProgressReport:
                 pass
 
     def _stage(self, number: int, name: str = "") -> _Stage:
-        return self._stages.setdefault(number, _Stage(name or str(number)))
+        """The row of a stage; the first event that names it tells which one that is."""
+        known = self._stages.get(number)
+        if known is None:
+            taken = {id(row) for row in self._stages.values()}
+            free = [row for row in self._rows if row.name == name and id(row) not in taken]
+            known = free[0] if free else _Stage(name or str(number))
+            if not free:
+                self._rows.append(known)
+            self._stages[number] = known
+        return known
 
     def _add_output(self, event: StepOutput) -> None:
         texts = self._output.feed(event.stage, event.step, event.stream, event.data)
@@ -211,7 +224,7 @@ class ProgressReport:
     def drawing(self, width: int, height: int) -> RenderableType:
         """The live part: at most `height` rows, none wider than `width`."""
         with self._lock:
-            stages = list(self._stages.values())
+            stages = list(self._rows)
             transfers = list(self._transfers.values())
         now = time.monotonic()
         if all(stage.state in ("done", "skipped") for stage in stages) and not transfers:
@@ -226,6 +239,12 @@ class ProgressReport:
         rows = [_stage_row(stage, now, column, width) for stage in stages]
         rows += [_transfer_row(item, now, width) for item in transfers[: room - len(rows)]]
         return Group(*rows)
+
+
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        """rich would end the program; a build goes on without its log."""
+        self.quiet = True
 
 
 class _Drawing:

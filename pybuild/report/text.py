@@ -102,7 +102,7 @@ class Describer:
             case Notice(level, message, _):
                 return tuple(Line(_LEVELS[level], "", part) for part in message.splitlines())
             case BuildStarted():
-                return self._build_started(event)
+                return _build_started(event)
             case StageStarted(stage, name, base):
                 self._names[stage] = name or str(stage)
                 return (Line(Severity.INFO, self.prefix(stage), f"FROM {base}"),)
@@ -140,13 +140,13 @@ class Describer:
             case _:
                 return ()
 
-    def _build_started(self, event: BuildStarted) -> tuple[Line, ...]:
-        self._names = {number: name or str(number) for number, name in enumerate(event.stages)}
-        steps = f"{event.steps} step{'' if event.steps == 1 else 's'}"
-        stages = f"{len(event.stages)} stage{'' if len(event.stages) == 1 else 's'}"
-        text = f"building {event.dockerfile} in {event.context}: {stages}, {steps}"
-        why = f"isolation {event.isolation}{f': {event.reason}' if event.reason else ''}"
-        return Line(Severity.INFO, "", text), Line(Severity.INFO, "", why)
+
+def _build_started(event: BuildStarted) -> tuple[Line, ...]:
+    steps = f"{event.steps} step{'' if event.steps == 1 else 's'}"
+    stages = f"{len(event.stages)} stage{'' if len(event.stages) == 1 else 's'}"
+    text = f"building {event.dockerfile} in {event.context}: {stages}, {steps}"
+    why = f"isolation {event.isolation}{f': {event.reason}' if event.reason else ''}"
+    return Line(Severity.INFO, "", text), Line(Severity.INFO, "", why)
 
 
 class OutputLines:
