@@ -406,8 +406,8 @@ class _Handler(BaseHTTPRequestHandler):
             registry.drop_upload(name)
             self._send(204, b"")
             return
-        if self.command in ("PATCH", "PUT"):
-            self._receive(upload)
+        if self.command in ("PATCH", "PUT") and not self._receive(upload):
+            return
         headers = {"Location": f"/v2/{repository}/blobs/uploads/{name}"}
         if self.command != "PUT":
             headers["Range"] = f"0-{max(0, len(upload.data) - 1)}"
@@ -433,9 +433,13 @@ class _Handler(BaseHTTPRequestHandler):
         name = registry.new_upload(repository)
         self._send(202, b"", {"Location": f"/v2/{repository}/blobs/uploads/{name}"})
 
-    def _receive(self, upload: _Upload) -> None:
+    def _receive(self, upload: _Upload) -> bool:
         """Takes a body; one that names another place than the end of what is there is refused."""
         registry = self.server.registry
+        begin = self.headers.get("Content-Range", "").partition("-")[0]
+        if begin and int(begin) != len(upload.data):
+            self._refuse(416, "RANGE_INVALID", f"{len(upload.data)} bytes are here")
+            return False
         cut = registry.cut_upload_after.pop(0) if registry.cut_upload_after else None
         before = len(upload.data)
         while self._unread and (cut is None or len(upload.data) - before < cut):
@@ -448,6 +452,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not registry.keeps_uploads:
                 del upload.data[:]
             raise _Cut
+        return True
 
     # Answers
 
