@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 COPY_CHUNK = 1 << 20
 
@@ -39,11 +40,15 @@ class Kept:
         return True
 
 
-def move_out(source: str, target: str, kept: Kept) -> None:
+Links = dict[tuple[int, int], str]
+"""Device and inode number of a file with several names, before it was moved → where it is now."""
+
+
+def move_out(source: str, target: str, kept: Kept, links: Links | None = None) -> None:
     """Everything of the directory `source` to the existing directory `target`, but what is kept.
     `source` is named as in `kept`."""
+    links = {} if links is None else links
     before = os.lstat(source)
-    links: dict[tuple[int, int], str] = {}
     for name in sorted(os.listdir(source)):
         here = f"{source.rstrip('/')}/{name}"
         there = f"{target}/{name}"
@@ -51,22 +56,22 @@ def move_out(source: str, target: str, kept: Kept) -> None:
             continue
         if here in kept.ancestors and not os.path.islink(here):
             os.mkdir(there)
-            move_out(here, there, kept)
+            move_out(here, there, kept, links)
         else:
             move(here, there, links)
     copy_attributes(source, target, before)
 
 
-def move_in(source: str, target: str) -> None:
+def move_in(source: str, target: str, links: Links | None = None) -> None:
     """The opposite: `target` gets the attributes that `source` keeps, and `source` is emptied. What
     is there already stays, as a directory that leads to something kept."""
+    links = {} if links is None else links
     before = os.lstat(source)
-    links: dict[tuple[int, int], str] = {}
     for name in sorted(os.listdir(source)):
         here = f"{source}/{name}"
         there = f"{target.rstrip('/')}/{name}"
         if _is_directory(here) and _is_directory(there):
-            move_in(here, there)
+            move_in(here, there, links)
             os.rmdir(here)
         else:
             move(here, there, links)
@@ -80,32 +85,37 @@ def _is_directory(path: str) -> bool:
         return False
 
 
-def move(source: str, target: str, links: dict[tuple[int, int], str]) -> None:
+def move(source: str, target: str, links: Links) -> None:
     """rename(2), or where that is refused across filesystems, or for a lower directory of the
-    container's overlay, a copy that is then removed. `links` remembers copied hard links."""
+    container's overlay, a copy that is then removed. Overlay takes a file with several names apart
+    when one of them is renamed, so these are linked anew."""
+    found = os.lstat(source)
+    directory = stat.S_ISDIR(found.st_mode)
+    shared = (found.st_dev, found.st_ino) if found.st_nlink > 1 and not directory else None
+    if shared is not None and shared in links:
+        os.link(links[shared], target, follow_symlinks=False)
+        os.unlink(source)
+        return
     try:
         os.rename(source, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-    else:
-        return
-    found = os.lstat(source)
-    if stat.S_ISDIR(found.st_mode):
-        os.mkdir(target, 0o700)
-        for name in os.listdir(source):
-            move(f"{source}/{name}", f"{target}/{name}", links)
-        copy_attributes(source, target, found)
-        os.rmdir(source)
-        return
-    first = links.get((found.st_dev, found.st_ino))
-    if first is not None:
-        os.link(first, target, follow_symlinks=False)
-    else:
-        _copy(source, target, found)
-        if found.st_nlink > 1:
-            links[found.st_dev, found.st_ino] = target
-    os.unlink(source)
+        if directory:
+            _move_directory(source, target, found, links)
+        else:
+            _copy(source, target, found)
+            os.unlink(source)
+    if shared is not None:
+        links[shared] = target
+
+
+def _move_directory(source: str, target: str, found: os.stat_result, links: Links) -> None:
+    os.mkdir(target, 0o700)
+    for name in os.listdir(source):
+        move(f"{source}/{name}", f"{target}/{name}", links)
+    copy_attributes(source, target, found)
+    os.rmdir(source)
 
 
 def _copy(source: str, target: str, found: os.stat_result) -> None:
@@ -119,6 +129,19 @@ def _copy(source: str, target: str, found: os.stat_result) -> None:
     else:
         os.mknod(target, found.st_mode, found.st_rdev)
     copy_attributes(source, target, found)
+
+
+@contextmanager
+def times_kept(directory: str) -> Iterator[None]:
+    """What is done in a directory leaves no trace in its times. It may be gone before or after."""
+    try:
+        before = os.lstat(directory)
+    except FileNotFoundError:
+        yield
+        return
+    yield
+    if _is_directory(directory):
+        os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def copy_attributes(source: str, target: str, found: os.stat_result) -> None:

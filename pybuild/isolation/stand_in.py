@@ -8,14 +8,13 @@ Differences from a real mount: a link shows itself as one, and `readonly` is not
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pybuild.isolation.command import RunMount
 from pybuild.isolation.errors import RunFlagUnsupported
-from pybuild.isolation.moving import Kept, move
+from pybuild.isolation.moving import Kept, move, times_kept
 from pybuild.isolation.removal import remove_tree
 
 
@@ -77,11 +76,10 @@ def _remove_if_empty(path: str) -> None:
 
 
 def _quietly(directory: str, action: Callable[[], None]) -> None:
-    """Does something in a directory without a trace in its times."""
-    try:
-        before = os.lstat(directory)
-    except FileNotFoundError:
-        return  # the RUN removed it, with what stood in it
-    if stat.S_ISDIR(before.st_mode):
-        action()
-        os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if _is_real_directory(directory):  # else the RUN removed it, with what stood in it
+        with times_kept(directory):
+            action()
+
+
+def _is_real_directory(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pybuild.isolation.command import Network, Output, Root, RunCommand, StackedLayer
 from pybuild.isolation.errors import IsolationUnsupported, PutBackFailed, RunFlagUnsupported
 from pybuild.isolation.in_place import InPlaceLayers
-from pybuild.isolation.moving import Kept, move_in, move_out
+from pybuild.isolation.moving import Kept, move_in, move_out, times_kept
 from pybuild.isolation.process import Request, Runner, status_of
 from pybuild.isolation.removal import empty_directory, mount_points, remove_tree
 from pybuild.isolation.stand_in import stand_ins
@@ -80,7 +80,8 @@ class Takeover:
         self._active: _TakeoverRoot | None = None
         self._number = 0
         self._closed = False
-        (place / "stages").mkdir(parents=True, exist_ok=True)
+        with times_kept(str(place.parent)):
+            (place / "stages").mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
         hide_from_other_processes()
         self._recover()
@@ -140,7 +141,8 @@ class Takeover:
             ) from error
         finally:
             os.close(self._lock)
-        remove_tree(self._place)
+        with times_kept(str(self._place.parent)):
+            remove_tree(self._place)
 
     def _clear(self) -> None:
         """Removes the image from `/`. Mounts are asked for again: one may have come meanwhile."""

@@ -356,6 +356,69 @@ def test_a_name_that_the_certificate_does_not_have(tmp_path: Path) -> None:
             client.manifest(parse_reference(f"{name}/app:1"))
 
 
+class Tunnel:
+    """An HTTP proxy that knows only CONNECT, and leads all names to one registry."""
+
+    def __init__(self, target: str) -> None:
+        name, _, port = target.partition(":")
+        self._target = (name, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.heads: list[bytes] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                ours, _ = self._listener.accept()
+            except OSError:
+                return
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += ours.recv(4096)
+            self.heads.append(head)
+            if b"Proxy-Authorization: Basic " + b64encode(b"us:pw") not in head:
+                ours.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+                ours.close()
+                continue
+            ours.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            theirs = socket.create_connection(self._target)
+            for pair in ((ours, theirs), (theirs, ours)):
+                threading.Thread(target=self._pass, args=pair, daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+def test_tls_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificates = make_certificates(tmp_path / "ca", "registry.test")
+    options = RegistryOptions(certificates={"registry.test": certificates.authority})
+    ref = parse_reference("registry.test/app:1")
+    with running_registry(tmp_path / "registry", certificates=certificates) as running:
+        tunnel = Tunnel(running.host)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://us:pw@{tunnel.host}")
+        try:
+            with Client(options, AnonymousKeychain(), lambda event: None) as client:
+                push_image(client, ref)
+            monkeypatch.setenv("HTTPS_PROXY", f"http://{tunnel.host}")
+            with (
+                Client(options, AnonymousKeychain(), lambda event: None) as client,
+                pytest.raises(RegistryUnreachable, match="407 Proxy Authentication") as caught,
+            ):
+                client.manifest(ref)
+        finally:
+            tunnel.close()
+    assert tunnel.heads[0].startswith(b"CONNECT registry.test:443 HTTP/1.1\r\n")
+    assert "NO_PROXY" in caught.value.hint
+
+
 def test_a_certificate_file_that_is_none(guarded: RealRegistry, tmp_path: Path) -> None:
     broken = tmp_path / "ca.crt"
     broken.write_text("hello")

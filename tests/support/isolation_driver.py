@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pybuild.rootfs.ids import Ids
-
 from pybuild.image.digest import Digest, digest_of
 from pybuild.isolation.command import Isolation, Network, Root, RunCommand, RunMount, StackedLayer
+from pybuild.isolation.removal import mount_points
 from pybuild.isolation.select import Wishes, choose
 from pybuild.layer.apply import read_layer
+from pybuild.rootfs.ids import Ids
 from pybuild.rootfs.index import Tree
 
 APPLETS = (
@@ -163,7 +163,8 @@ def isolation(name: str, workdir: Path, wishes: Wishes | None = None) -> Iterato
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:
     """`stages`: for each a list of scripts, each on top of what the one before left."""
-    answer: dict[str, Any] = {"stages": []}
+    before = listing()
+    answer: dict[str, Any] = {"stages": [], "before": len(before)}
     workdir = Path(request["workdir"])
     workdir.mkdir(parents=True, exist_ok=True)
     with isolation(request["isolation"], workdir) as chosen:
@@ -182,8 +183,40 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
             answer["stages"].append(answers)
             content = root.content("etc/kept")
             answer.setdefault("content", []).append(content.read_text() if content else None)
-            root.close()
+            if number % 2:  # the other roots are still open when the isolation is closed
+                root.close()
+    after = listing()
+    both = before.keys() | after.keys()
+    answer["differences"] = [
+        f"{path}: {before.get(path)} → {after.get(path)}"
+        for path in sorted(both)
+        if before.get(path) != after.get(path)
+    ]
     return answer
+
+
+def listing() -> dict[str, tuple[object, ...]]:
+    """Everything of the container's `/` but what is mounted: attributes, times and contents."""
+    found: dict[str, tuple[object, ...]] = {}
+    mounts = mount_points() - {"/"}
+    pending = [Path("/")]
+    while pending:
+        path = pending.pop()
+        info = path.lstat()
+        content: object = None
+        if path.is_symlink():
+            content = str(path.readlink())
+        elif path.is_dir():
+            pending += [child for child in path.iterdir() if str(child) not in mounts]
+        elif path.is_file() and info.st_size < 1 << 16:
+            content = path.read_bytes()
+        # the size of a directory is its filesystem's business; how many names a file has is not
+        links = 0 if path.is_dir() else info.st_nlink
+        found[str(path)] = (
+            *(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, links, info.st_rdev),
+            content,
+        )
+    return found
 
 
 def _mounts(request: dict[str, Any]) -> tuple[RunMount, ...]:

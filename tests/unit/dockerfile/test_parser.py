@@ -46,6 +46,7 @@ SIMPLE = [
     ('ARG A=1 B="2 3" C', lambda s: Arg((("A", "1"), ("B", '"2 3"'), ("C", None)), s)),
     ("ENV A=1 B='2 3'", lambda s: Env((("A", "1"), ("B", "'2 3'")), s)),
     ("ENV A  b  c", lambda s: Env((("A", "b  c"),), s)),
+    ("ENV A='a\\' B=a\\ b", lambda s: Env((("A", "'a\\'"), ("B", "a\\ b")), s)),
     ("LABEL a.b=c", lambda s: Label((("a.b", "c"),), s)),
     ("MAINTAINER A B <a@b>", lambda s: Maintainer("A B <a@b>", s)),
     ("WORKDIR /a b", lambda s: Workdir("/a b", s)),
@@ -196,6 +197,13 @@ def test_a_directive_after_a_comment_is_a_comment() -> None:
 )
 def test_warnings(text: str, rules: list[str]) -> None:
     assert [lint.rule for lint in parse(text).warnings] == rules
+
+
+def test_an_escaped_escape_continues_nothing() -> None:
+    first, second = parse("FROM a\nWORKDIR C:\\\\\nUSER b").stages[0].instructions
+    assert isinstance(first, Workdir)
+    assert isinstance(second, User)
+    assert (first.path, second.user) == ("C:\\\\", "b")
 
 
 def test_byte_order_mark_and_carriage_returns() -> None:

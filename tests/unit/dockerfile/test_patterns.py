@@ -29,6 +29,7 @@ from pybuild.dockerfile.patterns import (
         pytest.param(["**t"], "x/yt", True, id="any end"),
         pytest.param(["a/**/b"], "a/b", True, id="none between"),
         pytest.param(["a/**/b"], "a/x/y/b", True, id="some between"),
+        pytest.param(["a/**/b"], "a/xb", False, id="whole parts after any"),
         pytest.param(["a/**"], "a", False, id="below only"),
         pytest.param([" a/./b/ "], "a/b", True, id="cleaned"),
         pytest.param(["[a-c]?"], "b1", True, id="class"),

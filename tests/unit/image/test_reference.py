@@ -21,6 +21,7 @@ DIGEST = Digest("sha256:" + "ab" * 32)
         ("a/b:1", Reference("docker.io", "a/b", "1")),
         ("index.docker.io/a", Reference("docker.io", "library/a", "latest")),
         ("localhost/a", Reference("localhost", "a", "latest")),
+        ("LOCAL/a", Reference("LOCAL", "a", "latest")),
         ("r:5000/a/b", Reference("r:5000", "a/b", "latest")),
         ("r.io/a:1@" + DIGEST, Reference("r.io", "a", "1", DIGEST)),
         ("a@" + DIGEST, Reference("docker.io", "library/a", "", DIGEST)),

@@ -361,3 +361,28 @@ def test_the_media_type_of_the_header_must_agree(registry: FakeRegistry, client:
     registry.add_manifest("app", "odd", index.raw, OCI_MANIFEST)
     with pytest.raises(BadManifest):
         client.manifest(ref_to(registry, "app:odd"))
+
+
+def test_plain_http_through_a_proxy(
+    registry: FakeRegistry, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://{registry.host}")
+    monkeypatch.setenv("no_proxy", "direct.test")
+    manifest = put_image(registry)
+    client = make_client(insecure=frozenset({"registry.test:5000", "direct.test:5000"}))
+    assert client.manifest(parse_reference("registry.test:5000/app:1")) == manifest
+    assert registry.requests[-1].target.startswith("http://registry.test:5000/v2/app/")
+    with pytest.raises(RegistryUnreachable):
+        client.manifest(parse_reference("direct.test:5000/app:1"))
+
+
+def test_plain_http_is_not_spoken_to_other_hosts(
+    registry: FakeRegistry, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The proxy would pass plain HTTP on, so only our own rule keeps it from being spoken.
+    monkeypatch.setenv("http_proxy", f"http://{registry.host}")
+    monkeypatch.setenv("no_proxy", "")
+    put_image(registry)
+    with pytest.raises(RegistryUnreachable):
+        make_client().manifest(parse_reference("registry.test:5000/app:1"))
+    assert registry.requests == []
