@@ -1,7 +1,8 @@
 """Writing to a registry: blobs by mount or upload, then the manifest (distribution-spec, "Push").
 
 A small blob goes in one PUT. A larger one is streamed by one PATCH, of which a registry keeps what
-arrived: after a break the upload goes on from where the registry says it is.
+arrived: after a break the upload goes on from where the registry says it is. (distribution 2.x
+drops an upload that broke within a PATCH, "resumed at wrong offset": there it starts again.)
 """
 
 from __future__ import annotations

@@ -120,16 +120,31 @@ class Wire:
 
     def _send(self, head: bytes, body: Body) -> None:
         if isinstance(body, bytes):
-            self._sock.sendall(head + body if len(body) < _LEAST else head)
-            if len(body) >= _LEAST:
-                self._sock.sendall(body)
-            return
+            if len(body) < _LEAST:
+                self._sock.sendall(head + body)
+                return
+            body = iter((body,))
         self._sock.sendall(head)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN | select.POLLOUT)
         for chunk in body:
-            if self._answered_early():
+            if not self._send_chunk(poll, memoryview(chunk)):
                 self.reusable = False  # the rest of the body is still owed
                 return
-            self._sock.sendall(chunk)
+
+    def _send_chunk(self, poll: select.poll, rest: memoryview) -> bool:
+        """False where the other side has answered before it was all sent. It may well have
+        stopped reading by then, so a send must never wait without listening."""
+        while rest:
+            ready = poll.poll(self._timeout * 1000)
+            if not ready:
+                raise TimeoutError("the other side takes no more")
+            events = ready[0][1]
+            if events & ~select.POLLOUT and self._answered_early():
+                return False
+            if events & select.POLLOUT:
+                rest = rest[self._sock.send(rest[:_BUFFER]) :]
+        return True
 
     def _readable(self) -> bool:
         poll = select.poll()
@@ -140,8 +155,6 @@ class Wire:
             return True
 
     def _answered_early(self) -> bool:
-        if not self._readable():
-            return False
         # Over TLS a session ticket makes the socket readable too: only real bytes count.
         self._sock.settimeout(0)
         try:
