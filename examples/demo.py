@@ -27,7 +27,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +51,7 @@ COMMANDS = {
 # What podman's defaults ask for is more than a small machine may give.
 PODMAN_RUN = ("--net=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=10000:10000")
 PAGE_SECONDS = 60.0
+STOP_SECONDS = 10.0
 
 
 class DemoFailed(Exception):
@@ -76,13 +77,52 @@ class Demo:
         self, *command: str, cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> None:
         """Runs a part with its output to the terminal; raises DemoFailed where it fails."""
+        self._show(command)
+        child = subprocess.Popen(command, cwd=cwd, env=merged(env), stdin=subprocess.DEVNULL)
+        self._finish(command, child)
+
+    def logged(self, *command: str, cwd: Path, env: dict[str, str]) -> str:
+        """The same for a talkative part: returns its output, shown only where it fails."""
+        self._show(command)
+        log = self.work / "log"
+        with log.open("wb") as out:
+            child = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=merged(env),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._finish(command, child)
+        except DemoFailed:
+            say(log.read_text(errors="replace"))
+            raise
+        return log.read_text(errors="replace")
+
+    def _show(self, command: Sequence[str]) -> None:
         shown = " ".join((Path(command[0]).name, *command[1:]))
         say(f"$ {shown.replace(str(self.work), '$WORK')}")
-        done = subprocess.run(
-            command, cwd=cwd, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL
-        )
-        if done.returncode:
-            raise DemoFailed(f"{Path(command[0]).name} ended with {done.returncode}")
+
+    def _finish(self, command: Sequence[str], child: subprocess.Popen[bytes]) -> None:
+        """Waits; where we are interrupted, the part gets TERM and time to put things back."""
+        try:
+            status = child.wait()
+        except BaseException:
+            child.terminate()
+            try:
+                child.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            raise
+        if status:
+            raise DemoFailed(f"{Path(command[0]).name} ended with {status}")
+
+
+def merged(env: dict[str, str] | None) -> dict[str, str]:
+    return {**os.environ, **(env or {})}
 
 
 def main() -> int:
@@ -97,6 +137,8 @@ def main() -> int:
     except (DemoFailed, bases.BasesMissing) as failed:
         print(f"demo: {failed}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return 0
 
 
@@ -113,7 +155,6 @@ def demonstrate(base: str, kept: Path) -> None:
             raise DemoFailed(f"another demo is running (it holds {kept / 'lock'})") from None
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=kept, prefix="run-")))
         demo = Demo(work, kept)
-        seen_before = (kept / "registry" / "data").exists()
 
         with demo.step("A git repository of examples/hello-maven"):
             repository = make_repository(demo)
@@ -131,10 +172,8 @@ def demonstrate(base: str, kept: Path) -> None:
         with demo.step("Agent: checkout of the repository into the Pod's workspace"):
             demo.run("git", "clone", "--quiet", str(repository), str(workspace))
         with demo.step("Container maven: the jar"):
-            plain = "-Dstyle.color=never"
-            demo.run("mvn", "-B", "-ntp", "-q", plain, "package", cwd=workspace, env=java())
-            for tests in sorted(workspace.glob("target/surefire-reports/*.txt")):
-                say("".join(line for line in tests.open() if line.startswith("Tests run")).strip())
+            log = demo.logged("mvn", "-B", "-ntp", "package", cwd=workspace, env=java())
+            say("\n".join(line for line in log.splitlines() if "Tests run:" in line))
             for jar in sorted(workspace.glob("target/*.jar")):
                 say(f"{jar.relative_to(workspace)}, {size_of(jar.stat().st_size)}")
         with demo.step("Container kaniko: the image, from the same workspace"):
@@ -143,9 +182,6 @@ def demonstrate(base: str, kept: Path) -> None:
             page = pull_and_run(demo, str(result["imageRef"]), credentials)
 
         report(demo, result, page, base=base, credentials=credentials)
-        if seen_before:
-            say(f"Blobs of an earlier demo were in {registry.folder}.")
-        say("Run it again to see what the caches save.")
 
 
 def make_repository(demo: Demo) -> Path:
@@ -163,7 +199,7 @@ def make_repository(demo: Demo) -> Path:
 
 def push_base(host: str, password: str) -> str:
     """The JRE base, made from Debian packages where this machine has not made it before."""
-    made = (bases.directory() / "jre" / f"recipe-{bases.RECIPE}").exists()
+    made = (bases.directory() / "jre").exists()
     say("base image: from the cache" if made else "base image: made once, takes minutes")
     return bases.push_bases(host, ("jre",), credentials=f"{USER}:{password}")["jre"]
 
@@ -248,15 +284,24 @@ def report(
     say(f"tags       {', '.join(tags) if isinstance(tags, list) else tags}")
     say(f"build      {steps}")
     for digest, size in layers:
-        origin = "of the base" if digest in below else "new"
+        origin = "of the base" if digest in below else "of the Dockerfile"
         say(f"layer      {digest[:19]}  {size_of(size):>10}  {origin}")
     say(f"size       {size_of(sum(size for _digest, size in layers))}")
     for name, seconds in demo.times.items():
         say(f"{seconds:7.2f} s  {name}")
+    if result["cacheMisses"]:
+        say("Run it again to see what the caches save.")
+    else:
+        say("Every step came from the cache: no layer was made, and none was fetched.")
+        say(f"(The cache is in the demo's registry, {demo.kept / 'registry'}.)")
 
 
 def layers_of(reference: str, credentials: Path) -> list[tuple[str, int]]:
     """(digest, size) of each layer, read by skopeo, not by us; empty where it can't tell."""
+    name, at, digest = reference.partition("@")
+    if at:  # skopeo takes a tag or a digest, not both
+        folder, slash, last = name.rpartition("/")
+        reference = f"{folder}{slash}{last.partition(':')[0]}@{digest}"
     command = ["skopeo", "inspect", "--raw", "--tls-verify=false"]
     command.append(f"--authfile={credentials / 'config.json'}")
     done = subprocess.run([*command, f"docker://{reference}"], capture_output=True, text=True)
