@@ -322,11 +322,10 @@ class Disk:
             self.empty(path)
             self._replaced.add(path)
             return
-        below = self._state.lookup(path)
-        if below is None:
-            return
         parent_path, _, name = path.rpartition("/")
-        parent = self._directory(parent_path)
+        parent = self._directory(parent_path)  # is made if it is missing, as Docker does
+        if self._state.lookup(path) is None:
+            return
         if self._in_place:
             self._remove(parent, name, path)
         else:
