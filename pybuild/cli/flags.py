@@ -180,6 +180,11 @@ _RESULT = (
         default="gzip",
         choices=("gzip", "zstd"),
     ),
+    _switch(
+        "reproducible",
+        Group.RESULT,
+        "the same bytes for the same input: every time is SOURCE_DATE_EPOCH, or 1970",
+    ),
     _number("compression-level", Group.RESULT, "how hard; -1: the fast default", default="-1"),
 )
 
@@ -250,7 +255,7 @@ _REGISTRY = (
         default="0",
     ),
     _number(
-        "image-download-retry", Group.REGISTRY, "the same for pulls", default="0", commands=_PULLING
+        "image-download-retry", Group.REGISTRY, "the same for pulls", default="0", commands=_ALL
     ),
 )
 
@@ -330,7 +335,7 @@ _LOG = (
     _text(
         "log-format",
         Group.LOG,
-        "progress on a terminal and plain lines elsewhere, or one of these",
+        "how it is told; auto: progress on a terminal, else plain",
         "FORMAT",
         default="auto",
         choices=("auto", "progress", "plain", "json", "text", "color"),

@@ -117,7 +117,7 @@ def _flag_of(
 
 
 def _unknown(word: str, name: str, by_name: Mapping[str, Flag], command: str) -> InputError:
-    first, blank, rest = name.partition(" ")
+    first, blank, rest = word[2:].partition(" ")
     if blank and first in by_name:
         return UnknownFlag(
             f"{word!r} is one argument that holds a blank",

@@ -1,0 +1,181 @@
+"""Flags to the options of the packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pybuild.cli import options
+from pybuild.cli.errors import BadFlag, FlagsContradict, NoDestination
+from pybuild.cli.flags import EXECUTOR, PLAN, WARMER
+from pybuild.cli.outputs import outputs
+from pybuild.cli.parse import Values, parse_flags
+from pybuild.errors import InputError, NotCarriedOut, PybuildError
+from pybuild.layer.compress import Compression, CompressionOptions
+from pybuild.output.files import OutputFailed
+
+
+def parse(*argv: str, command: str = EXECUTOR) -> Values:
+    return parse_flags(command, argv, {})
+
+
+def test_registry_options(tmp_path: Path) -> None:
+    for name in ("ca", "crt", "key"):
+        (tmp_path / name).write_text("")
+    found = options.registry_options(
+        parse(
+            "--insecure", "--insecure-registry=a:5000", "--skip-tls-verify-registry=b",
+            "--registry-mirror=m1", "--registry-mirror=m2/x", "--registry-map=q=r;q=s/t",
+            f"--registry-certificate=c={tmp_path}/ca", "--push-retry=9",
+            f"--registry-client-cert=c={tmp_path}/crt,{tmp_path}/key",
+            "--skip-default-registry-fallback",
+        )
+    )  # fmt: skip
+    assert found.insecure_push and not found.insecure_pull and found.insecure == {"a:5000"}
+    assert found.skip_tls_hosts == {"b"} and not found.skip_tls_pull
+    assert found.mirrors == ("m1", "m2/x") and found.map == {"q": ("r", "s/t")}
+    assert found.certificates == {"c": tmp_path / "ca"} and not found.default_fallback
+    assert found.client_certificates == {"c": (tmp_path / "crt", tmp_path / "key")}
+    assert found.retry.tries == 10
+
+
+def test_the_defaults_are_the_registrys_own() -> None:
+    for command in (EXECUTOR, PLAN, WARMER):
+        found = options.registry_options(parse(command=command))
+        assert found == type(found)()
+
+
+def test_skip_tls_verify_is_for_pulls_too() -> None:
+    assert options.registry_options(parse("--skip-tls-verify")).skip_tls_pull
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--registry-certificate=h=/nowhere/ca"],
+        ["--registry-client-cert=h=/nowhere"],
+        ["--registry-map=h"],
+    ],
+)
+def test_bad_registry_flags(argv: list[str]) -> None:
+    with pytest.raises(BadFlag):
+        options.registry_options(parse(*argv))
+
+
+def test_build_args() -> None:
+    values = parse("--build-arg=A=b=c", "--build-arg=E", "--build-arg=N=", "--build-arg=A=last")
+    assert options.build_args(values, {"E": "e"}) == {"A": "last", "E": "e", "N": ""}
+    for text in ("MISSING", "=x", ""):
+        with pytest.raises(BadFlag):
+            options.build_args(parse(f"--build-arg={text}"), {})
+
+
+def test_labels() -> None:
+    assert options.labels(parse("--label=a=1", "--label=a=2", "--label=b=")) == (
+        ("a", "2"), ("b", ""),
+    )  # fmt: skip
+    with pytest.raises(BadFlag, match="foo"):
+        options.labels(parse("--label=foo"))
+
+
+def test_destinations() -> None:
+    twice = options.destinations(parse("-d=r.io/a", "-d=r.io/a:latest", "-d=b"), needed=True)
+    assert [str(ref) for ref in twice] == ["r.io/a:latest", "docker.io/library/b:latest"]
+    assert options.destinations(parse("--no-push"), needed=True) == ()
+    assert options.destinations(parse(command=PLAN), needed=False) == ()
+    with pytest.raises(NoDestination):
+        options.destinations(parse(), needed=True)
+    with pytest.raises(BadFlag):
+        options.destinations(parse(f"-d=r.io/a@sha256:{'0' * 64}"), needed=True)
+    with pytest.raises(InputError):
+        options.destinations(parse("-d=UPPER/Bad"), needed=True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["-d=r.io/a:1"], None),
+        (["-d=r.io/a:1", "--cache"], "r.io/a/cache:latest"),
+        (["-d=r.io/a:1", "--cache", "--cache-repo=r.io/c"], "r.io/c:latest"),
+    ],
+)
+def test_cache_repository(argv: list[str], expected: str | None) -> None:
+    values = parse(*argv)
+    found = options.cache_repository(values, options.destinations(values, needed=True))
+    assert (str(found) if found else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "error"),
+    [
+        (["--no-push", "--cache"], FlagsContradict),
+        (["--no-push", "--cache", "--cache-repo=oci:/x"], NotCarriedOut),
+    ],
+)
+def test_a_cache_that_is_nowhere(argv: list[str], error: type[PybuildError]) -> None:
+    with pytest.raises(error):
+        options.cache_repository(parse(*argv), ())
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], CompressionOptions()),
+        (["--compression-level=0"], CompressionOptions()),
+        (["--compression=zstd", "--compression-level=19"],
+         CompressionOptions(Compression.ZSTD, 19)),
+        (["--compression-level=9"], CompressionOptions(Compression.GZIP, 9)),
+    ],
+)  # fmt: skip
+def test_compression(argv: list[str], expected: CompressionOptions) -> None:
+    assert options.compression(parse(*argv), None) == expected
+
+
+def test_compression_level_out_of_range() -> None:
+    for argv in (["--compression-level=10"], ["--compression=zstd", "--compression-level=23"]):
+        with pytest.raises(BadFlag):
+            options.compression(parse(*argv), None)
+
+
+def test_one_time_for_everything() -> None:
+    assert options.epoch(parse(), {}) is None
+    assert options.epoch(parse("--reproducible"), {}) == 0
+    assert options.epoch(parse("--reproducible"), {"SOURCE_DATE_EPOCH": "7"}) == 7
+    assert options.epoch(parse("--build-arg=SOURCE_DATE_EPOCH=8"), {"SOURCE_DATE_EPOCH": "7"}) == 8
+    assert options.compression(parse(), 0).reproducible
+    with pytest.raises(BadFlag):
+        options.epoch(parse(), {"SOURCE_DATE_EPOCH": "yesterday"})
+
+
+def test_target() -> None:
+    assert options.target(parse()) == "" and options.target(parse("--target=a")) == "a"
+    with pytest.raises(NotCarriedOut):
+        options.target(parse("--target=a,b"))
+
+
+def test_git_options(tmp_path: Path) -> None:
+    import threading
+
+    def git(*argv: str) -> object:
+        return options.context_options(parse(*argv), tmp_path, {}, threading.Event()).git
+
+    from pybuild.context.open import GitOptions
+
+    assert git() == GitOptions()
+    assert git("--git=branch=b", "--git=depth=0", "--git=recurse-submodules=true") == GitOptions(
+        "b", recurse_submodules=True, depth=0
+    )
+    for text in ("colour=red", "depth=x", "recurse-submodules=maybe"):
+        with pytest.raises(BadFlag):
+            git(f"--git={text}")
+
+
+def test_outputs(tmp_path: Path) -> None:
+    found = outputs(parse(f"--tar-path={tmp_path}/i.tar", "--digest-file=d"), ())
+    assert found.archive == tmp_path / "i.tar" and found.digest_file == Path("d")
+    assert [str(tag) for tag in found.tags] == ["docker.io/unset-repo/unset-image-name:latest"]
+    with pytest.raises(OutputFailed):
+        outputs(parse(f"--tar-path={tmp_path}/none/i.tar"), ())
+    with pytest.raises(NotCarriedOut):
+        outputs(parse("--digest-file=https://x/y"), ())
