@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-_BUFFER = 256 << 10
-_LEAST = 64 << 10  # smaller pieces are gathered up to this; TLS hands out 16 KiB at most
+_BUFFER = 256 << 10  # what comes is gathered up to this; TLS hands out 16 KiB at most
+_ONE_SEND = 64 << 10  # a body up to this goes out together with the head
 _HEAD_LIMIT = 256 << 10
 
 Body = bytes | Iterator[bytes]
@@ -120,7 +120,7 @@ class Wire:
 
     def _send(self, head: bytes, body: Body) -> None:
         if isinstance(body, bytes):
-            if len(body) < _LEAST:
+            if len(body) < _ONE_SEND:
                 self._sock.sendall(head + body)
                 return
             body = iter((body,))
@@ -230,7 +230,7 @@ class Wire:
             want = min(count, len(view))
             filled = 0
             broken: Exception | None = None
-            while filled < min(want, _LEAST):
+            while filled < want:
                 try:
                     got = self._sock.recv_into(view[filled:want])
                 except OSError as error:

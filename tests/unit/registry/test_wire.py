@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -164,17 +165,32 @@ def test_an_answer_before_the_end_of_the_body_stops_the_upload() -> None:
     def refuse(end: socket.socket) -> None:
         end.recv(65536)
         end.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
-        threading.Event().wait(1)
+        over.wait(20)
 
-    sent: list[int] = []
+    over = threading.Event()
 
     def body() -> Iterator[bytes]:
-        for number in range(100_000):
-            sent.append(number)
-            threading.Event().wait(0.001)
+        for number in range(1000):
+            assert number < 100, "it went on sending"
+            threading.Event().wait(0.01)
             yield b"x" * 1000
 
     exchange = Exchange(refuse)
     assert exchange.ask("PUT", body()).status == 413
-    assert len(sent) < 2000
+    over.set()
     assert not exchange.wire.reusable
+
+
+def test_a_server_that_answers_and_stops_reading_is_heard() -> None:
+    def refuse(end: socket.socket) -> None:
+        end.recv(65536)
+        threading.Event().wait(0.3)  # by now the line is full
+        end.sendall(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
+        over.wait(20)
+
+    over = threading.Event()
+    exchange = Exchange(refuse, timeout=10)
+    started = time.monotonic()
+    assert exchange.ask("PUT", iter([bytes(16 << 20)])).status == 401
+    assert time.monotonic() - started < 5
+    over.set()
