@@ -261,7 +261,9 @@ def test_durations_add_up(nanoseconds: int) -> None:
     assert parse_duration(f"{minutes}m{seconds}.{rest:09}s") == nanoseconds
 
 
-repositories = st.from_regex(r"[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+){0,2}", fullmatch=True)
+repositories = st.from_regex(
+    r"[a-z0-9]{1,9}([._-][a-z0-9]{1,9}){0,2}(/[a-z0-9]{1,9}){0,2}", fullmatch=True
+)
 registries = st.sampled_from(["docker.io", "r.io", "localhost", "h:5000", "[::1]:80", "UPPER"])
 tags = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 

@@ -135,6 +135,8 @@ RUN_FORMS = [
     ("RUN a \\\n  && b", "a   && b", None),
     ("RUN <<EOF\na\nb\nEOF", "a\nb\n", None),
     ("RUN <<-EOF\n\ta\n\t\tb\n\tEOF", "a\nb\n", None),
+    ("RUN <<EOF\n\tEOF\nEOF", "\tEOF\n", None),
+    ("RUN a \\\n  # c\n b", "a  b", None),
     ("RUN <<EOF\n#!/bin/p\nb\nEOF", "#!/bin/p\nb\n", "#!/bin/p\nb\n"),
     ("RUN python <<EOF\n#!x\nEOF", "python <<EOF\n#!x\nEOF", None),
     ("RUN <<A cat; <<B cat\n1\nA\n2\nB", "<<A cat; <<B cat\n1\nA\n2\nB", None),
