@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pybuild.layer.apply import UnpackStyle, unpack_layer
 from pybuild.layer.compress import decompress
+from pybuild.layer.errors import BadArchive
 from pybuild.rootfs.index import LayerIndex, Tree
 
 if TYPE_CHECKING:
@@ -45,20 +46,7 @@ def _is_tar(file: Path) -> bool:
             start += chunk
             if len(start) >= _BLOCK:
                 break
-    except (EOFError, OSError, ValueError):
-        return False
-    except Exception as error:  # each decompressor has an error class of its own
-        if type(error).__module__.split(".")[0] not in (
-            "lzma",
-            "_lzma",
-            "zstandard",
-            "zlib",
-            "isal",
-        ):
-            from pybuild.errors import PybuildError
-
-            if not isinstance(error, PybuildError):
-                raise
+    except BadArchive:
         return False
     return len(start) >= _BLOCK and _checks(start[:_BLOCK])
 
@@ -82,13 +70,21 @@ def _plain(file: Path) -> Iterator[bytes]:
         if magic.startswith(b"BZh"):
             import bz2
 
-            yield from _through(bz2.BZ2Decompressor, chunks)
+            yield from _named("bzip2", OSError, _through(bz2.BZ2Decompressor, chunks))
         elif magic == b"\xfd7zXZ\0":
             import lzma
 
-            yield from _through(lzma.LZMADecompressor, chunks)
+            yield from _named("xz", lzma.LZMAError, _through(lzma.LZMADecompressor, chunks))
         else:
             yield from decompress(chunks)
+
+
+def _named(name: str, damaged: type[Exception], chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Gives the decompressor's own error the name that all broken archives have."""
+    try:
+        yield from chunks
+    except (damaged, EOFError) as error:
+        raise BadArchive(f"the {name} stream is damaged: {error}") from error
 
 
 def _through(make: type[_Decompressor], chunks: Iterable[bytes]) -> Iterator[bytes]:
