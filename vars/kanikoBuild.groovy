@@ -28,7 +28,7 @@ Map call(Map args = [:]) {
     if (problem) {
         error("kanikoBuild: ${problem}")
     }
-    Map here = HERE + plain(args).subMap(HERE.keySet() as List)
+    Map here = HERE + plain(args).subMap(HERE.keySet().toList())
     Map request = requestOf(args)
     if (!here.container) {
         return carryOut(request)
@@ -79,7 +79,7 @@ private Map requestOf(Map args) {
 /** What is wrong with the arguments, in a sentence; empty if nothing is. */
 @NonCPS
 private String problemOf(Map args) {
-    List known = REQUESTED + (HERE.keySet() as List)
+    List known = REQUESTED + HERE.keySet().toList()
     for (entry in args.entrySet()) {
         String name = entry.key.toString()
         if (!known.contains(name)) {
@@ -177,7 +177,10 @@ private String nearest(String name, List known) {
 
 @NonCPS
 private int editDistance(String from, String to) {
-    List previous = (0..to.length()) as List
+    List previous = [0]
+    for (int j = 1; j <= to.length(); j++) {
+        previous.add(j)
+    }
     for (int i = 1; i <= from.length(); i++) {
         List row = [i]
         for (int j = 1; j <= to.length(); j++) {

@@ -2,8 +2,11 @@ package pybuild
 
 import com.cloudbees.groovy.cps.Continuable
 import com.cloudbees.groovy.cps.CpsTransformer
+import com.cloudbees.groovy.cps.Envs
 import com.cloudbees.groovy.cps.ObjectInputStreamWithLoader
 import com.cloudbees.groovy.cps.Outcome
+import com.cloudbees.groovy.cps.sandbox.DefaultInvoker
+import com.cloudbees.groovy.cps.sandbox.SandboxInvoker
 import org.codehaus.groovy.control.CompilerConfiguration
 
 /**
@@ -36,10 +39,13 @@ class CpsHarness {
     long serializedBytes = 0
 
     private final GroovyShell shell
+    private final Sandbox sandbox
 
-    CpsHarness() {
+    /** With a sandbox it runs as a folder's library does, else as a global one. */
+    CpsHarness(Sandbox sandbox = null) {
+        this.sandbox = sandbox
         CompilerConfiguration configuration = new CompilerConfiguration()
-        configuration.addCompilationCustomizers(new CpsTransformer())
+        configuration.addCompilationCustomizers(sandbox ? new SandboxedCpsTransformer() : new CpsTransformer())
         configuration.scriptBaseClass = PipelineScript.name
         shell = new GroovyShell(CpsHarness.classLoader, new Binding(), configuration)
     }
@@ -55,9 +61,12 @@ class CpsHarness {
             names.setVariable(name, script(file.getText('UTF-8'), name, names))
         }
         RUNNING.set(pipeline)
+        Object invoker = sandbox ? new SandboxInvoker() : new DefaultInvoker()
+        sandbox?.register()
         try {
-            return drive(new Continuable(script(jenkinsfile, 'WorkflowScript', names)))
+            return drive(new Continuable(script(jenkinsfile, 'WorkflowScript', names), Envs.empty(invoker)))
         } finally {
+            sandbox?.unregister()
             RUNNING.remove()
         }
     }
