@@ -269,10 +269,13 @@ class _Program:
         reason = _reason(text)
         if any(words in low for words in _SAYS_REF):
             return self.ref_missing(self.source.commit or self.source.ref or "HEAD")
-        if any(words in low for words in _SAYS_DENIED):
-            tried = "the credentials given" if self.source.credentials else "no credentials"
+        # git's own protocol knows no credentials: there it means the same as "not found".
+        not_exported = "repository not exported" in low
+        if any(words in low for words in _SAYS_DENIED) and not not_exported:
+            given = bool(self.source.credentials)
+            refused = "refused the credentials given" if given else "wants credentials"
             return GitDenied(
-                f"{where} refused {tried}, or has no such repository: {reason}",
+                f"{where} {refused}, or has no such repository: {reason}",
                 hint="set GIT_TOKEN, or GIT_USERNAME and GIT_PASSWORD; for ssh, mount a key and "
                 "known_hosts",
             )
