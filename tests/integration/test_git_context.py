@@ -96,10 +96,10 @@ class Fetched:
 def fetch(url: str, folder: Path, git_options: GitOptions | None = None, **more: object) -> Fetched:
     """Opens the context, reads what is in it, and closes it."""
     events: list[Event] = []
-    environment = {"HOME": str(folder), "PATH": os.environ["PATH"], **more.pop("environment", {})}  # type: ignore[dict-item]
-    options = ContextOptions(
-        folder / "work", environment=environment, git=git_options or GitOptions(), **more
-    )  # type: ignore[arg-type]
+    own = more.pop("environment", {})
+    environment = {"HOME": str(folder), "PATH": os.environ["PATH"], **own}  # type: ignore[dict-item]
+    more["git"] = git_options or GitOptions()
+    options = ContextOptions(folder / "work", environment=environment, **more)  # type: ignore[arg-type]
     with open_context(url, options, events.append) as root:
         files = {
             str(path.relative_to(root)): path.read_text()
@@ -373,13 +373,14 @@ def test_credentials_are_for_one_host_only(repository: Repository, tmp_path: Pat
 def test_the_token_is_in_no_command_line(repository: Repository, tmp_path: Path) -> None:
     """Sampled while a server keeps git waiting."""
     found: list[bytes] = []
+    kept: list[socket.socket] = []
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         cancelled = threading.Event()
 
         def look() -> None:
-            listener.accept()
+            kept.append(listener.accept()[0])  # a connection that is dropped would end git first
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
                     found.append(path.read_bytes())
@@ -393,6 +394,7 @@ def test_the_token_is_in_no_command_line(repository: Repository, tmp_path: Path)
             fetch(f"http://{TOKEN.replace('/', '%2F')}:x{TOKEN.replace('/', '%2F')}@127.0.0.1:"
                   f"{listener.getsockname()[1]}/r.git", tmp_path, cancelled=cancelled)  # fmt: skip
         thread.join()
+        kept[0].close()
     assert any(b"git\0fetch" in line for line in found)
     assert not any(b"Very-Secret" in line for line in found)
 
