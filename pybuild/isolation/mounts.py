@@ -155,7 +155,7 @@ def _proc_and_sys(setup: Setup) -> Iterator[Operation]:
         for path in PROC_MASKED:
             yield ("mask", path)
         for path in PROC_READ_ONLY:
-            yield ("read-only", path)
+            yield ("read_only", path)
 
 
 def _container_files(mounts: Sequence[RunMount]) -> Iterator[Operation]:

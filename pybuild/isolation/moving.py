@@ -91,9 +91,9 @@ def move(source: str, target: str, links: Links) -> None:
     when one of them is renamed, so these are linked anew."""
     found = os.lstat(source)
     directory = stat.S_ISDIR(found.st_mode)
-    shared = (found.st_dev, found.st_ino) if found.st_nlink > 1 and not directory else None
-    if shared is not None and shared in links:
-        os.link(links[shared], target, follow_symlinks=False)
+    inode = (found.st_dev, found.st_ino)
+    if inode in links:
+        os.link(links[inode], target, follow_symlinks=False)
         os.unlink(source)
         return
     try:
@@ -106,8 +106,8 @@ def move(source: str, target: str, links: Links) -> None:
         else:
             _copy(source, target, found)
             os.unlink(source)
-    if shared is not None:
-        links[shared] = target
+    if found.st_nlink > 1 and not directory:
+        links[inode] = target
 
 
 def _move_directory(source: str, target: str, found: os.stat_result, links: Links) -> None:

@@ -58,7 +58,7 @@ def remove_tree(path: Path) -> None:
     real = os.path.realpath(path.parent) + "/" + path.name
     try:
         mode = os.lstat(real).st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     if not stat.S_ISDIR(mode):
         os.unlink(real)

@@ -45,6 +45,12 @@ MSG_CMSG_CLOEXEC = 0x40000000
 ST_RELATIME = 4096  # statvfs(3) has its own number for this one flag
 SYMLINK_LIMIT = 40  # path_resolution(7)
 
+# by us: the builder tells us when to end, by its socket; XFSZ is ignored by the interpreter
+IGNORED = (
+    *(_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT),
+    *(_signal.SIGPIPE, _signal.SIGXFSZ),
+)
+
 # PyDLL: the interpreter lock stays held, so that nothing waits for it in a cloned child
 LIBC = ctypes.PyDLL(None, use_errno=True)
 
@@ -160,7 +166,7 @@ class Root:
         first, _, rest = path.partition(b"/")
         return self.target(first, directory=True) + b"/" + rest
 
-    # Each of the following is an operation of a request: its name with "-" for "_".
+    # Each of the following is an operation of a request: by its name.
 
     def private(self) -> None:
         mount("propagation", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
@@ -250,7 +256,7 @@ class Root:
         self.path = b""
 
     def carry_out(self, name: str, *arguments: object) -> None:
-        getattr(self, name.replace("-", "_"))(*arguments)
+        getattr(self, name)(*arguments)
 
 
 def restrict(target: bytes, flags: int) -> None:
@@ -383,11 +389,8 @@ def enter_and_execute(request: dict, report: int, out: int, err: int) -> None:  
         raise StepFailed("working-directory", number, request["cwd"]) from error
     take_credentials(request)
     LIBC.prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)  # a change of ids cleared it
-    for number in range(1, 65):
-        try:
-            _signal.signal(number, _signal.SIG_DFL)
-        except (OSError, ValueError):
-            continue  # KILL, STOP and the two that libc keeps for itself
+    for number in IGNORED:  # exec resets handlers, but keeps what is ignored
+        _signal.signal(number, _signal.SIG_DFL)
     for source, target in ((null, 0), (out, 1), (err, 2)):
         os.dup2(source, target)
     execute(request["argv"], dict(request["env"]), request["search-path"])
@@ -554,8 +557,8 @@ def main(control_fd: int) -> None:
             except OSError:
                 continue  # the one that listdir itself had open
     os.chdir("/")
-    for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGPIPE):
-        _signal.signal(number, _signal.SIG_IGN)  # the builder tells us when to end
+    for number in IGNORED:
+        _signal.signal(number, _signal.SIG_IGN)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # supervisors need no burial
     control = _socket.socket(fileno=control_fd)
     os.set_inheritable(control_fd, False)

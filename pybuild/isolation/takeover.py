@@ -231,7 +231,7 @@ def request_for(command: RunCommand) -> Request:
         gid=command.ids.gid,
         groups=command.ids.groups,
         flags=0,
-        operations=(("in-place",),),
+        operations=(("in_place",),),
         weak_bounding=True,
     )
 

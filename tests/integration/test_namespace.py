@@ -14,7 +14,9 @@ import pytest
 
 from pybuild.image.digest import digest_of
 from pybuild.isolation.command import Isolation, Network, Root, RunMount
-from pybuild.isolation.process import DOCKER_CAPABILITIES
+from pybuild.isolation.mounts import Entering, Setup
+from pybuild.isolation.namespace import Namespace
+from pybuild.isolation.process import DOCKER_CAPABILITIES, Runner
 from pybuild.rootfs.ids import Ids
 from tests.support import bundle
 from tests.support.isolation_driver import Image, busybox_tar, isolation, layer_tar, run
@@ -100,8 +102,10 @@ def test_death_by_a_signal_is_128_and_its_number(root: Root) -> None:
 
 
 def test_only_own_processes_are_seen(root: Root) -> None:
-    ran = run(root, "ps -o pid,args | tail -n +2 | wc -l; echo $$")
-    assert ran.out.split() == ["4", "1"]  # sh, ps, tail, wc
+    ran = run(root, "ps -o pid,comm; ls -d /proc/[0-9]* | wc -l; echo $$")
+    names = {line.split()[1] for line in ran.out.splitlines() if len(line.split()) == 2}
+    assert names <= {"COMMAND", "sh", "ps", "ls", "wc"}
+    assert ran.out.split()[-1] == "1"
 
 
 def test_nothing_of_the_builder_is_seen(root: Root, tmp_path: Path) -> None:
@@ -395,3 +399,55 @@ def test_in_a_default_pod(container: Path, tmp_path: Path) -> None:
     assert {"file made", "whiteout etc/kept", "directory var/data"} <= set(first["changes"])
     assert second["out"] == "1234:99\n"
     assert list((tmp_path / ".pybuild").iterdir()) == []
+
+
+PARENTS = {"directory etc", "directory var", "directory var/data"}  # come along with a change
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        pytest.param(Setup(entering=Entering.MOVE), id="seccomp refuses pivot_root"),
+        pytest.param(Setup(pid_namespace=False), id="no fresh proc"),
+        pytest.param(Setup(overlay=False), id="no overlay"),
+        pytest.param(Setup(user_namespace=True, user_xattrs=True), id="a user namespace"),
+        pytest.param(
+            Setup(
+                user_namespace=True,
+                user_xattrs=True,
+                pid_namespace=False,
+                entering=Entering.MOVE,
+                overlay=False,
+            ),
+            id="least of all",
+        ),
+    ],
+)
+def test_each_way_gives_the_same(image: Image, tmp_path: Path, setup: Setup) -> None:
+    before = machine_state()
+    chosen = Namespace(tmp_path / "work", setup, Runner())
+    try:
+        root = chosen.open_root()
+        root.apply(image.layers)
+        script = (
+            "id -u; echo 2 > /var/data/two; rm /etc/kept; touch /owned; chown 70:80 /owned; "
+            f"test -e {tmp_path} && echo LEAK; cd /; ls -d /../work /../../usr; "
+            + DAEMONS
+            + "ls -l /proc/self/fd/1 > /dev/null && echo proc"
+        )
+        ran = run(root, script, below=image.tree)
+        assert (ran.status, ran.out) == (0, "0\nproc\n"), ran
+        wanted = {"file var/data/two", "whiteout etc/kept", "file owned"}
+        assert wanted <= set(ran.changes) <= wanted | PARENTS
+        root.settle(digest_of(b"settled"))
+        again = run(root, "cat /var/data/*; stat -c %u:%g /owned; ls /etc/kept 2> /dev/null")
+        assert again.out == "one\n2\n70:80\n"
+        content = root.content("var/data/two")
+        assert content is not None and content.read_text() == "2\n"
+        assert root.content("etc/kept") is None
+        root.close()
+    finally:
+        chosen.close()
+    assert sleepers() == []
+    assert list(tmp_path.iterdir()) == []
+    assert machine_state() == before

@@ -130,17 +130,17 @@ list() {{ {bundle.PYTHON} -I -c '
 import sys; sys.path.insert(0, "/driver")
 from isolation_driver import listing
 print(sorted(listing().items()))' > /workspace/$1; }}
-set -x; list before; date >&2
+list before
 {bundle.PYTHON} -I /driver/isolation_driver.py < /workspace/request.json > /workspace/killed 2>&1 &
 builder=$!
 while ! test -e /workspace/running; do /busybox/sleep 0.05; done
 /busybox/kill -KILL $builder
-wait $builder; date >&2
+wait $builder
 /busybox/ls -A / > /workspace/while
 /busybox/sleep 0.3
 /busybox/ps > /workspace/processes
 {bundle.PYTHON} -I /driver/isolation_driver.py < /workspace/next.json > /workspace/answer
-date >&2; list after
+list after
 """
 
 
@@ -148,23 +148,9 @@ def test_the_build_after_a_kill_puts_everything_back(container: Path, tmp_path: 
     script = "(setsid sleep 6666 &); touch /workspace/running; sleep 6666"
     process = start(container, tmp_path, script, f"takeover-{os.getpid()}-{time.time_ns()}")
     out, err = process.communicate(timeout=60)
-    print(err)
     assert process.returncode == 0, (out, err)
     assert "var" in (tmp_path / "while").read_text().split()
     assert "home" not in (tmp_path / "while").read_text().split()
     assert "6666" not in (tmp_path / "processes").read_text()
     assert json.loads((tmp_path / "answer").read_text())["name"] == "takeover"
     assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()
-
-
-def test_a_machine_is_refused(tmp_path: Path) -> None:
-    from pybuild.isolation.container import signs_of_container
-
-    (tmp_path / "proc/1").mkdir(parents=True)
-    (tmp_path / "proc/1/cgroup").write_text("0::/init.scope\n")
-    (tmp_path / "proc/self").mkdir()
-    (tmp_path / "proc/self/mountinfo").write_text("22 1 8:1 / / rw - ext4 /dev/sda1 rw\n")
-    assert signs_of_container(tmp_path, {}) == []
-    assert signs_of_container(tmp_path, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
-    (tmp_path / ".dockerenv").touch()
-    assert signs_of_container(tmp_path, {}) == ["/.dockerenv exists"]

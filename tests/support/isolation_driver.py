@@ -210,8 +210,10 @@ def listing() -> dict[str, tuple[object, ...]]:
             pending += [child for child in path.iterdir() if str(child) not in mounts]
         elif path.is_file() and info.st_size < 1 << 16:
             content = path.read_bytes()
-        # the size of a directory is its filesystem's business; how many names a file has is not
-        links = 0 if path.is_dir() else info.st_nlink
+        # the size and the links of a directory are its filesystem's business; the runtime's files
+        # have other names in the developer's cache
+        named = not path.is_dir() and not path.is_relative_to(sys.prefix)
+        links = info.st_nlink if named else 0
         found[str(path)] = (
             *(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, links, info.st_rdev),
             content,
