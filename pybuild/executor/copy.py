@@ -33,6 +33,9 @@ class SourceTree(Protocol):
 
     def resolve(self, path: str, *, follow_last: bool) -> str: ...
 
+    def identity(self, path: str) -> object | None:
+        """The same for all names of one regular file; None where it has this name only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Picked:
@@ -131,10 +134,13 @@ class Content:
 class LayerDraft:
     """The entries of the layer that is being made, over the tree below it (empty for --link)."""
 
-    def __init__(self, below: Tree, owner: Owner | None) -> None:
+    def __init__(self, below: Tree, owner: Owner | None, chmod: str = "") -> None:
         self.below = below
         self.owner = owner  # of --chown; None: as the source has it
+        # Folders that have to be made take an octal --chmod too, less its special bits.
+        self.directory_mode = int(chmod, 8) & 0o777 if chmod.isdecimal() else _NEW_DIRECTORY_MODE
         self.entries: dict[str, tuple[Entry, Content | None]] = {}
+        self._names: dict[object, list[str]] = {}  # of files with several names
 
     def lookup(self, path: str) -> Entry | None:
         made = self.entries.get(path)
@@ -146,6 +152,11 @@ class LayerDraft:
     def put(self, entry: Entry, content: Content | None = None) -> None:
         self.entries[entry.path] = (entry, content)
 
+    def put_name(self, identity: object, entry: Entry, content: Content | None) -> None:
+        """One of several names of one file: which of them is the file shows at the end."""
+        self._names.setdefault(identity, []).append(entry.path)
+        self.put(entry, content)
+
     def make_directories(self, path: str, owner: Owner | None = None) -> None:
         """Makes what is missing of `path` (resolved); an existing folder stays as it is."""
         owner = owner or self.owner or Owner(0, 0)
@@ -154,7 +165,7 @@ class LayerDraft:
             done = _join(done, part)
             there = self.lookup(done)
             if there is None:
-                made = Entry(done, Kind.DIRECTORY, _NEW_DIRECTORY_MODE, owner.uid, owner.gid)
+                made = Entry(done, Kind.DIRECTORY, self.directory_mode, owner.uid, owner.gid)
                 self.put(made)
             elif there.kind is not Kind.DIRECTORY:
                 raise BadDestination(f"/{done} is there already and is no folder")
@@ -166,11 +177,21 @@ class LayerDraft:
         named too, as they are, since some tools unpack a layer without those below it."""
         for path in list(self.entries):
             self._name_parents(path)
+        self._link_names()
         for path in sorted(self.entries):
             entry, content = self.entries[path]
             if entry.mtime_ns == 0 and entry.kind is Kind.DIRECTORY and not self.below.lookup(path):
                 entry = replace(entry, mtime_ns=now_ns)
             yield Change(entry, None if content is None else content_of(content))
+
+    def _link_names(self) -> None:
+        """The first of several names, in the order of the layer, is the file."""
+        for names in self._names.values():
+            first, *others = sorted(set(names))
+            for path in others:
+                entry = self.entries[path][0]
+                link = replace(entry, kind=Kind.HARDLINK, link=first, size=0, xattrs=())
+                self.entries[path] = (link, None)
 
     def _name_parents(self, path: str) -> None:
         parent = path.rpartition("/")[0]
@@ -228,6 +249,7 @@ class _Copier:
         self.tree = tree
         self.draft = draft
         self.exclude = exclude
+        self.names = 0  # number of the folder whose hard links are kept; 0: not in a folder
 
     def copy(self, source: Picked) -> None:
         if self.action.parents:
@@ -238,16 +260,13 @@ class _Copier:
             if self.exclude and self.exclude.excludes(name):
                 return
             target = _target_of_file(self.action.destination, name, self.draft)
+            names, self.names = self.names, 0
             self._put(source.entry, target)
+            self.names = names
             return
         target = self.draft.resolve(self.action.destination)
-        there = self.draft.lookup(target)
-        if there is None:
-            self.draft.make_directories(target.rpartition("/")[0])
-            if target:
-                self._put(source.entry, target)
-        elif there.kind is not Kind.DIRECTORY:
-            raise BadDestination(f"/{target} is there already and is no folder")
+        self.draft.make_directories(target)  # not the source's own owner and mode, as in BuildKit
+        self.names += 1
         self._copy_below(source.entry.path, target, "")
 
     def _copy_with_parents(self, source: Picked) -> None:
@@ -278,12 +297,19 @@ class _Copier:
             into = f"{target}/{name}" if target else name
             if entry.kind is Kind.DIRECTORY:
                 if exclude and exclude.excludes(inner):
-                    if not exclude.may_include_below(inner):
-                        continue
-                else:
-                    self._put(entry, into)
+                    self._copy_excluded(entry, into, inner, exclude)
+                    continue
+                self._put(entry, into)
                 self._copy_below(entry.path, into, inner)
             elif not (exclude and exclude.excludes(inner)):
+                self._put(entry, into)
+
+    def _copy_excluded(self, entry: Entry, into: str, inner: str, exclude: Patterns) -> None:
+        """An excluded folder is there only for what an exception brings back below it."""
+        if exclude.may_include_below(inner):
+            before = len(self.draft.entries)
+            self._copy_below(entry.path, into, inner)
+            if len(self.draft.entries) > before:
                 self._put(entry, into)
 
     def _put(self, entry: Entry, target: str) -> None:
@@ -310,4 +336,10 @@ class _Copier:
             entry.xattrs,
         )
         content = Content(entry.path) if entry.kind is Kind.FILE and entry.size else None
-        self.draft.put(made, content)
+        identity = (
+            self.tree.identity(entry.path) if self.names and entry.kind is Kind.FILE else None
+        )
+        if identity is None:
+            self.draft.put(made, content)
+        else:
+            self.draft.put_name((self.names, identity), made, content)

@@ -13,7 +13,6 @@ from pybuild.executor.copy import (
     LayerDraft,
     Owner,
     Picked,
-    clean,
     draft_copy,
     draft_files,
     pick,
@@ -57,20 +56,20 @@ class Copying:
         state: StageState,
         services: StageServices,
     ) -> None:
+        if action.chmod:
+            check_mode(action.chmod)
         self.action = action
         self.source = source
         self.state = state
         self.services = services
         below = Tree(()) if action.link else state.tree()
-        self.draft = LayerDraft(below, self._owner())
+        self.draft = LayerDraft(below, self._owner(), action.chmod)
 
     def changes(
         self, picked: list[Picked] | None, digests: Mapping[str, Digest]
     ) -> tuple[Iterator[Change], PackOptions]:
         """The changes, and options that make packing check the `digests` taken before."""
         action = self.action
-        if action.chmod:
-            check_mode(action.chmod)
         if picked is None:
             picked = pick(action, self.source)
         plain = []
@@ -145,23 +144,30 @@ class Copying:
         folder, index = unpacked
         target = self.draft.resolve(self.action.destination)
         self.draft.make_directories(target)
-        owner = self.draft.owner
         tree = Tree((index,))
         for entry in index.entries():
-            if not entry.path:
-                continue
-            real = tree.lookup(entry.path) if entry.kind is Kind.HARDLINK else entry
-            if real is None or real.kind is Kind.WHITEOUT:
-                continue
-            path = f"{target}/{entry.path}" if target else entry.path
-            self.draft.make_directories(path.rpartition("/")[0])
-            made = replace(real, path=path, opaque=False)
-            if owner is not None:
-                made = replace(made, uid=owner.uid, gid=owner.gid)
-            has_bytes = real.kind is Kind.FILE and real.size
-            content = Content(f"{folder}/{clean(real.path)}") if has_bytes else None
-            self.draft.put(made, content)
+            real = tree.lookup(entry.path)
+            if entry.path and real is not None:
+                path = f"{target}/{entry.path}" if target else entry.path
+                self.draft.make_directories(path.rpartition("/")[0], Owner(0, 0))
+                self._put_unpacked(
+                    replace(real, path=path),
+                    tree.locate(entry.path),
+                    folder,
+                )
         return True
+
+    def _put_unpacked(self, entry: Entry, located: tuple[int, Entry] | None, folder: Path) -> None:
+        """`located` says which name in the archive holds the bytes: hard links share it."""
+        owner = self.draft.owner
+        if owner is not None:
+            entry = replace(entry, uid=owner.uid, gid=owner.gid)
+        if entry.kind is Kind.FILE and located is not None:
+            name = located[1].path
+            content = Content(f"{folder}/{name}") if entry.size else None
+            self.draft.put_name((str(folder), name), entry, content)
+        else:
+            self.draft.put(entry)
 
 
 def _bytes_of(content: Content, places: Mapping[str, Path]) -> str | bytes:

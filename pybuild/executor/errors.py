@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pybuild.errors import ContentMismatch, InputError
+from pybuild.plan.make import BadDestination
 
 
 class SourceMissing(InputError):
     """COPY or ADD names a file that is not in the context, stage or image, or is ignored."""
 
     code = "copy-source-missing"
-
-
-class BadDestination(InputError):
-    """A file can't be put where COPY, ADD or WORKDIR wants it."""
-
-    code = "bad-destination"
 
 
 class BadMode(InputError):
@@ -39,3 +34,13 @@ class DiskFull(InputError):
     """There is no room left where the build keeps its files."""
 
     code = "disk-full"
+
+
+__all__ = [
+    "BadDestination",
+    "BadMode",
+    "ChecksumMismatch",
+    "DiskFull",
+    "DownloadFailed",
+    "SourceMissing",
+]

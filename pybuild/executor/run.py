@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pybuild.isolation.command import Network, RunCommand, RunMount
@@ -17,6 +18,8 @@ def make_command(action: RunAction, state: StageState, workspace: Workspace) -> 
     """Raises UnknownUser and UnknownGroup. HOME is the user's own unless ENV or ARG sets it."""
     passwd, group = state.read_file("etc/passwd"), state.read_file("etc/group")
     ids = lookup_user(action.user, passwd, group)
+    # Container runtimes name a process's own group among its supplementary ones.
+    ids = replace(ids, groups=tuple(sorted({ids.gid, *ids.groups})))
     env = dict(action.proxies) | dict(action.env)
     env.setdefault("HOME", ids.home or "/")
     mounts: tuple[RunMount, ...] = ()

@@ -123,6 +123,10 @@ class StageSource:
     def resolve(self, path: str, *, follow_last: bool) -> str:
         return self._tree.resolve(path, follow_last=follow_last)
 
+    def identity(self, path: str) -> object | None:
+        found = self._tree.locate(path)
+        return None if found is None else (found[0], found[1].path)
+
     def files(self, paths: Iterable[str]) -> Mapping[str, Path]:
         return self._state.files(paths)
 
@@ -158,6 +162,10 @@ class ContextSource:
 
     def resolve(self, path: str, *, follow_last: bool) -> str:
         return self._context.resolve(path, follow_last=follow_last)
+
+    def identity(self, path: str) -> object | None:
+        status = self._context.content(path).lstat()
+        return (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
 
     def files(self, paths: Iterable[str]) -> Mapping[str, Path]:
         return {path: self._context.content(path) for path in paths}

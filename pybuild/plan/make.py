@@ -28,6 +28,7 @@ from pybuild.dockerfile.words import expand
 from pybuild.errors import InputError, NotCarriedOut, PybuildError, Source
 from pybuild.image.config import DEFAULT_PATH, ImageConfig
 from pybuild.image.platform import Platform, parse_platform
+from pybuild.image.reference import BadReference
 from pybuild.plan.expansion import PROXIES, Scope, expanded, platform_args
 from pybuild.plan.metadata import apply_metadata, argv_of, shown
 from pybuild.plan.steps import (
@@ -60,6 +61,12 @@ class BadStageReference(InputError):
     """FROM or --from names a stage that can't be used there: itself, a circle, or no stage."""
 
     code = "bad-stage-reference"
+
+
+class BadDestination(InputError):
+    """A file can't be put where COPY, ADD or WORKDIR wants it."""
+
+    code = "bad-destination"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +119,9 @@ def make_plan(
 def _find_target(dockerfile: Dockerfile, target: str) -> int:
     if not target:
         return len(dockerfile.stages) - 1
-    for stage in dockerfile.stages:
+    for stage in reversed(dockerfile.stages):
         if stage.name and stage.name == target.lower():
             return stage.index
-    if target.isdecimal() and int(target) < len(dockerfile.stages):
-        return int(target)
     names = [stage.name for stage in dockerfile.stages if stage.name]
     near = difflib.get_close_matches(target.lower(), names, 1)
     hint = (
@@ -202,14 +207,14 @@ class _Planner:
         source = stage.origin.source
         name = self._expand(stage.origin.image, self.globals, source)
         if not name:
-            raise InputError(
+            raise BadReference(
                 f"FROM {stage.origin.image}: the base's name is empty",
                 hint="give the ARG a default above the first FROM, or a --build-arg",
                 source=source,
             )
         if name == "scratch":
             return FromScratch()
-        for earlier in self.dockerfile.stages[: stage.index]:
+        for earlier in reversed(self.dockerfile.stages[: stage.index]):
             if earlier.name and earlier.name == name.lower():
                 return FromStage(earlier.index)
         return FromImage(ImageRequest(name, self._platform(stage)))
@@ -278,7 +283,7 @@ class _Planner:
         """What --from names: a stage by name or number, else an image."""
         if not name:
             return FromContext()
-        for stage in self.dockerfile.stages:
+        for stage in reversed(self.dockerfile.stages):
             if stage.name and stage.name == name.lower():
                 if stage.index == number:
                     raise BadStageReference(f"stage {name} can't copy from itself")
@@ -416,7 +421,7 @@ class _StepMaker:
         if as_folder and destination != "/":
             destination += "/"
         if len(copy.sources) + len(copy.heredocs) > 1 and not destination.endswith("/"):
-            raise InputError(
+            raise BadDestination(
                 "with several sources the destination has to be a folder",
                 hint=f"write {copy.destination}/",
             )

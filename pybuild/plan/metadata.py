@@ -64,9 +64,7 @@ def apply_metadata(config: ImageConfig, instruction: Metadata) -> ImageConfig:
         case Cmd():
             return replace(config, cmd=argv_of(instruction.command, config), args_escaped=True)
         case Entrypoint():
-            return replace(
-                config, entrypoint=argv_of(instruction.command, config), args_escaped=True
-            )
+            return replace(config, entrypoint=argv_of(instruction.command, config))
         case Expose():
             ports = [port for text in instruction.ports for port in expose(text)]
             return replace(config, exposed_ports=tuple(sorted({*config.exposed_ports, *ports})))
