@@ -65,6 +65,7 @@ def request_command(file: str, environment: Mapping[str, str]) -> int:
     """Carries out a JSON request; result.json beside it says what came of it, also on failure."""
     from pybuild.cli.parse import parse_flags
     from pybuild.cli.request import (
+        SCHEMA,
         failure_of,
         read_request,
         request_to_flags,
@@ -84,8 +85,14 @@ def request_command(file: str, environment: Mapping[str, str]) -> int:
         write_result(path, failure_of(failed_event(error)))
         raise
     lookup = Lookup.WORKING_FOLDER_FIRST if "dockerfile" in values.given else Lookup.CONTEXT_ONLY
-    if command == "plan":
-        return plan_command(values, values.text("context"), lookup, environment)
+    quiet = "warn" if command == "plan" and "verbosity" not in values.given else ""
+
+    def carry_out(sink: EventSink, stop: Stop) -> int:
+        if command == "build":
+            return _build(job, sink, stop)
+        status = _plan(job, sink, stop)
+        write_result(path, {"schema": SCHEMA})
+        return status
 
     def keep(event: Event) -> None:
         if isinstance(event, BuildFinished):
@@ -94,8 +101,9 @@ def request_command(file: str, environment: Mapping[str, str]) -> int:
             write_result(path, failure_of(event))
 
     job = Job(values, values.text("context"), lookup, environment)
-    with _reporting(values, environment) as (sink, stop):
-        return reported(_both(sink, keep), stop, lambda: _build(job, _both(sink, keep), stop))
+    with _reporting(values, environment, verbosity=quiet) as (sink, stop):
+        told = _both(sink, keep)
+        return reported(told, stop, lambda: carry_out(told, stop))
 
 
 def _both(first: EventSink, second: Callable[[Event], None]) -> EventSink:
