@@ -162,7 +162,9 @@ def test_packing_reading_and_unpacking_give_the_same_index(
         assert scan(place / "copy") == scan(place / "before")
 
 
-PATHS = st.lists(st.sampled_from([*NAMES, "..", ".", "l"]), min_size=1, max_size=4).map("/".join)
+# Few names, so that entries meet; seldom "..", so that not all is refused at once
+PARTS = st.sampled_from(["a", "b", "l", "a", "b", "l", "a", "b", "l", ".", ".."])
+PATHS = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
 MEMBERS = st.tuples(
     st.one_of(
         PATHS, PATHS.map(lambda p: "/".join((*p.split("/")[:-1], f".wh.{p.split('/')[-1]}")))
