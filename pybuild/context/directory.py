@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from pybuild.context.errors import ContextMissing, ContextUnreadable
 from pybuild.image.digest import Digest, digest_from_hex
 from pybuild.rootfs.entry import Entry, Kind
-from pybuild.rootfs.xattrs import is_carried
 from pybuild.rootfs.errors import SymlinkLoop
 
 if TYPE_CHECKING:
@@ -34,6 +33,9 @@ _KINDS = {
     stat.S_IFBLK: Kind.BLOCK,
     stat.S_IFIFO: Kind.FIFO,
 }
+# Never part of an image: labels of the machine's own policy, overlay's and the kernel's privates.
+_PRIVATE_XATTRS = ("security.selinux", "security.ima", "security.evm", "system.", "trusted.")
+_OVERLAY_XATTRS = "user.overlay."
 
 
 class DirectoryContext:
@@ -241,7 +243,7 @@ class DirectoryContext:
             return tuple(
                 (name, os.getxattr(full, name, follow_symlinks=False))
                 for name in sorted(names)
-                if is_carried(name)
+                if not name.startswith(_PRIVATE_XATTRS) and not name.startswith(_OVERLAY_XATTRS)
             )
         except OSError as error:
             if error.errno == errno.ENOTSUP:
