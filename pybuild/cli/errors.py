@@ -1,4 +1,4 @@
-"""What can be wrong with a command line."""
+"""What can be wrong with a command line. (`bad-flag` is a Dockerfile's.)"""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pybuild.errors import InputError
 class UnknownFlag(InputError):
     """The command has no flag of that name."""
 
-    code = "unknown-flag"
+    code = "unknown-option"
 
 
 class BadFlag(InputError):
     """A flag has a value it can't have, lacks one, or is given twice."""
 
-    code = "bad-flag"
+    code = "bad-option"
 
 
 class UnexpectedArgument(InputError):

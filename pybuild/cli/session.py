@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pybuild.errors import HostUnsupported, Interrupted, PybuildError
+from pybuild.errors import Interrupted, PybuildError
 
 if TYPE_CHECKING:
     import threading
@@ -126,21 +126,14 @@ def reported(sink: EventSink, stop: Stop, action: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        failure = DiskFull(error.filename)
-    told = stop.error() if stop.number else failure
-    sink(failed_event(told))
-    return told.exit_status
+        from pybuild.executor.errors import DiskFull
 
-
-class DiskFull(HostUnsupported):
-    """A disk of the machine or a quota is full."""
-
-    code = "disk-full"
-
-    def __init__(self, file: object) -> None:
-        where = f" while writing {file}" if file else ""
-        super().__init__(
+        where = f" while writing {error.filename}" if error.filename else ""
+        failure = DiskFull(
             f"no space is left on the disk{where}",
             hint="give the builder a bigger volume with --kaniko-dir or TMPDIR, or raise the Pod's "
             "ephemeral-storage limit",
         )
+    told = stop.error() if stop.number else failure
+    sink(failed_event(told))
+    return told.exit_status

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from pybuild import __version__
-from pybuild.cli.session import DiskFull, Stop, guarded, reported
+from pybuild.cli.session import Stop, guarded, reported
 from pybuild.errors import Interrupted, RunFailed
 from pybuild.events import BuildFailed, Event
+from pybuild.executor.errors import DiskFull
 
 
 def program(
@@ -128,7 +129,7 @@ def test_an_error_of_the_dockerfile_names_its_line(project: Path) -> None:
         (["ftp://x"], "context-unknown"),
         (["-f", "Nofile"], "dockerfile-missing"),
         (["--target=none"], "unknown-target"),
-        (["--build-arg=X"], "bad-flag"),
+        (["--build-arg=X"], "bad-option"),
     ],
 )
 def test_codes(project: Path, argv: list[str], code: str) -> None:
