@@ -112,7 +112,7 @@ def _settle(helper: Runner, directory: Path, setup: Setup) -> Setup | Problem:
 
 def _try(helper: Runner, directory: Path, setup: Setup) -> tuple[Problem | None, Setup]:
     """One RUN of the tiny program; everything made for it is removed again."""
-    place = directory / f"probe-{os.getpid()}"
+    place = directory / f"probe-{os.urandom(6).hex()}"
     try:
         for name in ("lower", "upper", "work", "merged"):
             (place / name).mkdir(parents=True)

@@ -76,7 +76,7 @@ def _choose(name: str, workdir: Path, wishes: Wishes, runner: Runner) -> Isolati
     if name in ("auto", "namespace"):
         found = find_namespace(runner, (workdir, *wishes.candidates))
         if found.setup is not None and found.directory is not None:
-            directory = found.directory / f"isolation-{os.getpid()}"
+            directory = found.directory / f"isolation-{os.urandom(6).hex()}"  # volumes are shared
             return Namespace(directory, found.setup, runner, reason=found.reason)
         refused.append(("namespace", found))
     if name in ("auto", "takeover"):
