@@ -37,10 +37,13 @@ def read_layer(tar_chunks: Iterable[bytes], below: Tree) -> LayerIndex:
                 state.add(entry)
             elif not entry.size:
                 _take(state, entry, _EMPTY_SHA256, b"")
+            elif entry.path not in KEPT_PATHS:
+                hasher = hashlib.sha256()
+                reader.pour(hasher.update)
+                state.add(entry, hasher.digest())
             else:
                 content = _Content(reader, entry)
-                for _ in content:
-                    pass
+                content.pass_over()
                 _take(state, entry, content.digest(), content.kept())
         elif verb is Verb.REMOVE:
             state.remove(entry.path)
@@ -110,8 +113,7 @@ def _write(state: LayerState, disk: Disk, reader: TarReader, entry: Entry, *, wa
     content = _Content(reader, entry)
     if wanted:
         disk.write(entry, content)
-    for _ in content:  # what was not written, since the path is left alone
-        pass
+    content.pass_over()  # what was not written, since the path is left alone
     _take(state, entry, content.digest(), content.kept())
 
 
@@ -138,6 +140,10 @@ class _Content:
             if self._kept is not None:
                 self._kept.append(bytes(piece))
             yield piece
+
+    def pass_over(self) -> None:
+        for _ in self:
+            pass
 
     def digest(self) -> bytes:
         return self._hasher.digest()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 from pybuild.image.descriptor import Descriptor
@@ -17,11 +17,11 @@ from pybuild.layer.errors import ContextChanged, FileChanged, ReservedName
 from pybuild.layer.tar import end_of_archive, header_of, opaque_header, padding_of
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.index import IndexBuilder, LayerIndex
-from pybuild.rootfs.packed import KEPT_LIMIT, KEPT_PATHS
+from pybuild.rootfs.packed import KEPT_LIMIT, KEPT_PATHS, encode
 
 _CHUNK = 1 << 18  # large enough that hashing lets other threads run, small enough for a cache
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_EMPTY_SHA256 = hashlib.sha256(b"").digest()
+_EMPTY_SHA256 = sha256(b"").digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,10 @@ def content_record(entry: Entry, digest: bytes) -> bytes:
     if entry.xattrs:
         xattrs = b"".join(
             b"%d:%b%d:%b" % (len(name), name, len(value), value)
-            for name, value in ((os.fsencode(n), v) for n, v in entry.xattrs)
+            for name, value in ((encode(n), v) for n, v in entry.xattrs)
         )
-    path = os.fsencode(entry.path)
-    link = os.fsencode(entry.link) if entry.link else b""
+    path = encode(entry.path)
+    link = encode(entry.link) if entry.link else b""
     return b"%d %d %d %d %d %d %d %d %d %d %d:%b%d:%b%b%b" % (
         entry.kind,
         entry.mode,
@@ -105,31 +105,38 @@ class _Packing:
     def __init__(self, file: CompressedFile, options: PackOptions) -> None:
         self._file = file
         self._media_type = options.media_type
-        self._clamp = None if options.clamp_seconds is None else options.clamp_seconds * 10**9
+        self._clamp = options.clamp_seconds
         self._expected = options.expected
-        self._diff = hashlib.sha256()
-        self._content = hashlib.sha256()
+        self._diff = sha256()
+        self._content = sha256()
         self._index = IndexBuilder()
         self._pieces: list[bytes] = []
         self._waiting = 0
         self._position = 0  # in the tar, of what comes next
 
     def add(self, change: Change) -> None:
-        entry = _normal(change.entry, self._clamp)
-        if entry.path.startswith(".wh.") or "/.wh." in entry.path:
-            raise ReservedName(entry.path)
-        if not entry.path and not entry.opaque:
+        entry = change.entry
+        path = entry.path
+        kind = entry.kind
+        if path.startswith(".wh.") or "/.wh." in path:
+            raise ReservedName(path)
+        seconds = entry.mtime_ns // 1_000_000_000
+        if self._clamp is not None and seconds > self._clamp:
+            seconds = self._clamp
+        if kind == Kind.FILE:
+            digest = self._add_file(entry, change.content, seconds)
+            self._content.update(content_record(entry, digest))
+            return
+        if not path and not entry.opaque:
             return  # the root has no entry of its own in layers, as in BuildKit's
-        digest = b""
-        if entry.kind == Kind.FILE:
-            digest = self._add_file(entry, change.content)
-        else:
-            if entry.path:
-                self._write(header_of(entry))
-            if entry.opaque:
-                self._write(opaque_header(entry.path))
-            self._index.add(entry)
-        self._content.update(content_record(entry, digest))
+        entry = _as_read_back(entry)
+        if path:
+            self._write(header_of(entry, seconds))
+        if entry.opaque:
+            self._write(opaque_header(path))
+        whiteout = kind == Kind.WHITEOUT
+        self._index.add_at(entry, b"", 0 if whiteout else seconds * 1_000_000_000, -1)
+        self._content.update(content_record(entry, b""))
 
     def _write(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -146,39 +153,47 @@ class _Packing:
             self._diff.update(chunk)
             self._file.write(chunk)
 
-    def _add_file(self, entry: Entry, content: str | bytes | None) -> bytes:
-        header = header_of(entry)
-        offset = self._position + len(header)
+    def _add_file(self, entry: Entry, content: str | bytes | None, seconds: int) -> bytes:
+        """The sha256 of the content."""
+        path = entry.path
         size = entry.size
+        header = header_of(entry, seconds)
+        offset = self._position + len(header)
         if content is None or isinstance(content, bytes):
             data = content or b""
             if len(data) != size:
-                raise FileChanged(entry.path, f"has {len(data)} bytes instead of {size}")
-            digest = self._write_whole(entry, header, data)
+                raise FileChanged(path, f"has {len(data)} bytes instead of {size}")
+            digest = self._write_whole(path, header, data)
         elif size <= _CHUNK:
-            digest = self._write_whole(entry, header, _read(content, entry))
+            digest = self._write_whole(path, header, _read(content, entry))
         else:
             digest = self._copy(entry, header, content)
         if self._expected is not None:
-            wanted = self._expected.get(entry.path)
+            wanted = self._expected.get(path)
             if wanted is not None and wanted.hex != digest.hex():
-                raise ContextChanged(entry.path)
-        self._index.add(_at(entry, offset), digest)
+                raise ContextChanged(path)
+        self._index.add_at(entry, digest, seconds * 1_000_000_000, offset)
         return digest
 
-    def _write_whole(self, entry: Entry, header: bytes, data: bytes) -> bytes:
-        if entry.path in KEPT_PATHS:
-            self._index.kept[entry.path] = data
-        self._write(header)
-        if not data:
+    def _write_whole(self, path: str, header: bytes, data: bytes) -> bytes:
+        if path in KEPT_PATHS:
+            self._index.kept[path] = data
+        size = len(data)
+        if not size:
+            self._write(header)
             return _EMPTY_SHA256
-        self._write(data)
-        self._write(padding_of(len(data)))
-        return hashlib.sha256(data).digest()
+        padding = padding_of(size)
+        self._pieces += (header, data, padding)
+        size += len(header) + len(padding)
+        self._position += size
+        self._waiting += size
+        if self._waiting >= _CHUNK:
+            self._flush()
+        return sha256(data).digest()
 
     def _copy(self, entry: Entry, header: bytes, source: str) -> bytes:
         """A large file in pieces, never as a whole."""
-        hasher = hashlib.sha256()
+        hasher = sha256()
         left = entry.size
         kept: list[bytes] | None = None
         if entry.path in KEPT_PATHS and entry.size <= KEPT_LIMIT:
@@ -223,40 +238,16 @@ class _Packing:
         )
 
 
-def _normal(entry: Entry, clamp: int | None) -> Entry:
-    """As it will be read back: whole seconds, no mode of a link, nothing of a removal but its
-    path."""
-    mtime_ns = entry.mtime_ns // 1_000_000_000 * 1_000_000_000
-    if clamp is not None and mtime_ns > clamp:
-        mtime_ns = clamp
+def _as_read_back(entry: Entry) -> Entry:
+    """No mode of a link, of a removal nothing but its path, no content of a hard link."""
     kind = entry.kind
     if kind == Kind.WHITEOUT:
         return Entry(entry.path, kind, 0)
     if kind == Kind.SYMLINK and entry.mode != 0o777:
-        entry = replace(entry, mode=0o777)
+        return replace(entry, mode=0o777)
     if kind == Kind.HARDLINK and (entry.size or entry.xattrs):
-        entry = replace(entry, size=0, xattrs=())
-    if mtime_ns != entry.mtime_ns or entry.offset != -1:
-        return replace(entry, mtime_ns=mtime_ns, offset=-1)
+        return replace(entry, size=0, xattrs=())
     return entry
-
-
-def _at(entry: Entry, offset: int) -> Entry:
-    return Entry(
-        entry.path,
-        entry.kind,
-        entry.mode,
-        entry.uid,
-        entry.gid,
-        entry.size,
-        entry.mtime_ns,
-        "",
-        0,
-        0,
-        entry.xattrs,
-        False,
-        offset,
-    )
 
 
 def _open(source: str, entry: Entry) -> int:

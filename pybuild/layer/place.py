@@ -8,16 +8,15 @@ a later entry replaces an earlier one. What would lead out of the root is refuse
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from enum import Enum
 
 from pybuild.layer.errors import BadArchive, BadWhiteout, LinkTargetMissing, OutsideRoot
-from pybuild.layer.tar import Member, split_name
+from pybuild.layer.tar import Member, tidy_name
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.errors import NotADirectory, SymlinkLoop
 from pybuild.rootfs.index import SYMLINK_LIMIT, IndexBuilder, LayerIndex, Tree
-from pybuild.rootfs.packed import IN_LOWER_LAYER
+from pybuild.rootfs.packed import IN_LOWER_LAYER, decode
 from pybuild.rootfs.xattrs import portable
 
 _OPAQUE_NAME = ".wh..wh..opq"
@@ -89,17 +88,17 @@ class LayerState:
     def place(self, member: Member) -> tuple[Verb, Entry] | None:
         """The entry that a member of the tar means, under the path it belongs at; None for what
         has no meaning in a layer (the root itself, marks of AUFS)."""
-        parts = split_name(member.name)
-        if parts is None:
-            raise OutsideRoot(os.fsdecode(member.name))
-        if not parts:
+        name = tidy_name(member.name)
+        if name is None:
+            raise OutsideRoot(decode(member.name))
+        if not name:
             if member.kind != Kind.DIRECTORY:
-                raise OutsideRoot(os.fsdecode(member.name) or "/")
+                raise OutsideRoot(decode(member.name) or "/")
             return None
-        base = parts.pop()
-        if parts and parts[0].startswith(_AUFS_PREFIX):
+        named, _, base = name.rpartition("/")
+        if named.startswith(_AUFS_PREFIX):
             return None
-        parent = self._directories.get(named := "/".join(parts))
+        parent = self._directories.get(named)
         if parent is None:
             parent = self._resolve(named)
         path = f"{parent}/{base}" if parent else base
@@ -118,7 +117,7 @@ class LayerState:
             return None
         name = base[len(_PREFIX) :]
         if name in ("", ".", ".."):
-            raise BadWhiteout(os.fsdecode(member.name))
+            raise BadWhiteout(decode(member.name))
         return Verb.REMOVE, Entry(f"{parent}/{name}" if parent else name, Kind.WHITEOUT, 0)
 
     def _entry(self, member: Member, path: str) -> Entry:
@@ -127,7 +126,7 @@ class LayerState:
         mode = member.mode
         offset = member.offset if kind == Kind.FILE else -1
         if kind == Kind.SYMLINK:
-            link = os.fsdecode(member.link)
+            link = decode(member.link)
             mode = 0o777
             if not link or len(link) > _PATH_LIMIT or "\0" in link:
                 raise BadArchive(f"the symbolic link {path!r} has a target that can't be created")
@@ -151,11 +150,11 @@ class LayerState:
 
     def _link_target(self, path: str, member: Member) -> tuple[str, int]:
         """The first name of the file that a hard link names, and the link's `offset`."""
-        parts = split_name(member.link)
-        if parts is None:
-            raise OutsideRoot(os.fsdecode(member.link))
-        base = parts.pop() if parts else ""
-        parent = self._resolve("/".join(parts))
+        name = tidy_name(member.link)
+        if name is None:
+            raise OutsideRoot(decode(member.link))
+        named, _, base = name.rpartition("/")
+        parent = self._resolve(named)
         target = f"{parent}/{base}" if parent else base
         if target == path or not base or target.startswith(f"{path}/"):
             raise LinkTargetMissing(path, target)

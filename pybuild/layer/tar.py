@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 from zlib import adler32
 
 from pybuild.layer.errors import BadArchive
 from pybuild.rootfs.entry import Entry, Kind
+from pybuild.rootfs.packed import decode, encode
 
 BLOCK = 512
 _CHUNK = 1 << 18
@@ -121,10 +122,11 @@ class TarReader:
             elif flag != b"g":  # a global header holds comments only, in what is used as a layer
                 pax.update(_parse_pax(data))
 
-    def _header(self) -> memoryview | bytes | None:
-        block = self._take(BLOCK)
-        if block is None:
+    def _header(self) -> bytes | None:
+        view = self._take(BLOCK)
+        if view is None:
             return None
+        block = bytes(view)
         if block == _ZERO_BLOCK:
             second = self._take(BLOCK)
             if second is not None and second != _ZERO_BLOCK:
@@ -266,12 +268,20 @@ class TarReader:
         """What has not been read of the current member's content. A piece stays valid as long as
         it is held."""
         while self._left:
-            if self._at == len(self._buffer) and not self._refill():
-                raise BadArchive("the archive is cut off in a file")
-            piece = self._buffer[self._at : self._at + self._left]
-            self._at += len(piece)
-            self._left -= len(piece)
-            yield piece
+            yield self._piece()
+
+    def pour(self, sink: Callable[[memoryview], object]) -> None:
+        """Gives what has not been read of the current member's content to `sink`."""
+        while self._left:
+            sink(self._piece())
+
+    def _piece(self) -> memoryview:
+        if self._at == len(self._buffer) and not self._refill():
+            raise BadArchive("the archive is cut off in a file")
+        piece = self._buffer[self._at : self._at + self._left]
+        self._at += len(piece)
+        self._left -= len(piece)
+        return piece
 
     def skip(self) -> None:
         """Passes over what is left of the current member."""
@@ -287,10 +297,10 @@ class TarReader:
                 raise BadArchive("the archive is cut off in a file")
 
 
-def _checksum_fits(block: memoryview | bytes) -> bool:
+def _checksum_fits(block: bytes) -> bool:
     """The sum of all bytes, the checksum's own field taken as spaces. The low half of an Adler
     checksum is that sum plus 1, modulo 65521, at a tenth of the cost of adding in Python."""
-    stored = _checksum(bytes(block[148:156]))
+    stored = _checksum(block[148:156])
     low = adler32(block[156:], adler32(b"        ", adler32(block[:148]))) & 0xFFFF
     if (stored + 1) % 65521 == low:
         return True
@@ -379,13 +389,28 @@ def _xattrs_of(pax: dict[bytes, bytes]) -> tuple[tuple[str, bytes], ...]:
     return tuple(sorted(found))
 
 
-def split_name(name: bytes) -> list[str] | None:
-    """The components of an archive's name, cleaned as text (`a/../b` is `b`), a leading slash
-    dropped; None where it leads out of the root. Raises BadArchive for what can't be a name."""
+def tidy_name(name: bytes) -> str | None:
+    """An archive's name, cleaned as text (`a/../b` is `b`) and without slashes at its ends; None
+    where it leads out of the root. Raises BadArchive for what can't be a name."""
+    if name[:2] == b"./":
+        name = name[2:]
+    if name[-1:] == b"/":
+        name = name[:-1]
+    if len(name) <= _NAME_LIMIT and not _UNTIDY(name):
+        return decode(name)
+    parts = _parts_of(name)
+    return None if parts is None else "/".join(parts)
+
+
+# An empty component, one that starts with a dot, or a NUL byte
+_UNTIDY = re.compile(rb"(?:\A|/)[/.]|/\Z|\A\Z|\0").search
+
+
+def _parts_of(name: bytes) -> list[str] | None:
     if len(name) > _PATH_LIMIT or b"\0" in name:
         raise BadArchive(f"the name {os.fsdecode(name[:60])!r}… can't be created")
     parts: list[str] = []
-    for part in os.fsdecode(name).split("/"):
+    for part in decode(name).split("/"):
         if part in ("", "."):
             continue
         if part == "..":
@@ -393,7 +418,7 @@ def split_name(name: bytes) -> list[str] | None:
                 return None
             parts.pop()
             continue
-        if len(part) > _NAME_LIMIT // 4 and len(os.fsencode(part)) > _NAME_LIMIT:
+        if len(part) > _NAME_LIMIT // 4 and len(encode(part)) > _NAME_LIMIT:
             raise BadArchive(f"the name {part[:60]!r}… can't be created")
         parts.append(part)
     return parts
@@ -402,32 +427,29 @@ def split_name(name: bytes) -> list[str] | None:
 # -- writing ---------------------------------------------------------------------------------
 
 
-def header_of(entry: Entry) -> bytes:
+def header_of(entry: Entry, seconds: int | None = None) -> bytes:
     """The header, with a PAX header before it where ustar can't hold the entry: names over 255
-    bytes or not in ASCII, large numbers, extended attributes. Times are cut to whole seconds, the
-    owner's names stay empty, as BuildKit writes them. The content has to follow, padded.
-    An opaque directory's marker is an entry of its own: `opaque_header`."""
-    name = os.fsencode(entry.path)
+    bytes or not in ASCII, large numbers, extended attributes. Times are whole seconds (`seconds`
+    in place of the entry's own), the owner's names stay empty, as BuildKit writes them. The
+    content has to follow, padded. An opaque directory's marker is an entry of its own:
+    `opaque_header`."""
+    name = encode(entry.path)
     kind = entry.kind
     if kind == Kind.DIRECTORY:
         name += b"/"
     elif kind == Kind.WHITEOUT:
         parent, slash, base = name.rpartition(b"/")
-        return _ustar(parent + slash + b".wh." + base, 0, 0, 0, 0, 0, b"0", b"", 0, 0)
-    size = entry.size if kind == Kind.FILE else 0
-    link = os.fsencode(entry.link) if entry.link else b""
-    seconds = entry.mtime_ns // 1_000_000_000
-    mode = 0o777 if kind == Kind.SYMLINK else entry.mode
+        return _ustar(parent + slash + b".wh." + base, 0, 0, 0, 0, 0, b"0")
     extended = _xattr_records(entry.xattrs) if entry.xattrs and kind != Kind.HARDLINK else b""
     return _ustar(
         name,
-        mode,
+        0o777 if kind == Kind.SYMLINK else entry.mode,
         entry.uid,
         entry.gid,
-        size,
-        seconds,
+        entry.size if kind == Kind.FILE else 0,
+        entry.mtime_ns // 1_000_000_000 if seconds is None else seconds,
         _TYPES[kind],
-        link,
+        encode(entry.link) if entry.link else b"",
         entry.major,
         entry.minor,
         extended,
@@ -436,8 +458,8 @@ def header_of(entry: Entry) -> bytes:
 
 def opaque_header(path: str) -> bytes:
     """The marker that hides what lower layers have in a directory."""
-    name = os.fsencode(path)
-    return _ustar((name + b"/" if name else b"") + b".wh..wh..opq", 0, 0, 0, 0, 0, b"0", b"", 0, 0)
+    name = encode(path)
+    return _ustar((name + b"/" if name else b"") + b".wh..wh..opq", 0, 0, 0, 0, 0, b"0")
 
 
 def end_of_archive() -> bytes:
@@ -445,7 +467,7 @@ def end_of_archive() -> bytes:
 
 
 def _xattr_records(xattrs: tuple[tuple[str, bytes], ...]) -> bytes:
-    return b"".join(_pax_record(_XATTR_KEY + os.fsencode(name), value) for name, value in xattrs)
+    return b"".join(_pax_record(_XATTR_KEY + encode(name), value) for name, value in xattrs)
 
 
 def _pax_record(key: bytes, value: bytes) -> bytes:
@@ -453,9 +475,6 @@ def _pax_record(key: bytes, value: bytes) -> bytes:
     length = rest + len(str(rest))
     length = rest + len(str(length))
     return b"%d %b=%b\n" % (length, key, value)
-
-
-_REST = _ZERO_BLOCK[:12]
 
 
 def _ustar(
@@ -466,9 +485,9 @@ def _ustar(
     size: int,
     seconds: int,
     flag: bytes,
-    link: bytes,
-    major: int,
-    minor: int,
+    link: bytes = b"",
+    major: int = 0,
+    minor: int = 0,
     extended: bytes = b"",
 ) -> bytes:
     prefix = b""
@@ -497,43 +516,40 @@ def _ustar(
     if not 0 <= seconds <= 0o77777777777:
         pax += _pax_record(b"mtime", b"%d" % seconds)
         seconds = 0
-    head = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (
+    block = _BLOCK_FORMAT % (
         name.ljust(100, b"\0"),
         mode,
         uid,
         gid,
         size,
         seconds,
-    )
-    device = b"%07o\0%07o\0" % (major, minor) if major or minor else b"0000000\x000000000\x00"
-    tail = b"%b%bustar\x0000%b%b%b%b" % (
         flag,
         link.ljust(100, b"\0"),
-        _ZERO_BLOCK[:64],
-        device,
+        major,
+        minor,
         prefix.ljust(155, b"\0"),
-        _REST,
     )
-    total = _sum(tail, _sum(head, 256))
-    block = b"%b%06o\0 %b" % (head, total, tail)
-    if not pax:
-        return block
-    return _pax_header(name, pax) + block
+    if len(name) + len(link) + len(prefix) < 160:
+        total = (adler32(block) & 0xFFFF) - 1  # see _checksum_fits: no overflow in so few bytes
+    else:
+        total = sum(block)
+    block = b"%b%06o\0 %b" % (block[:148], total, block[156:])
+    return _pax_header(name, pax) + block if pax else block
+
+
+_BLOCK_FORMAT = (
+    b"%b%07o\0%07o\0%07o\0%011o\0%011o\0        %b%bustar\00000"
+    + bytes(64)
+    + b"%07o\0%07o\0%b"
+    + bytes(12)
+)
 
 
 def _pax_header(name: bytes, data: bytes) -> bytes:
     directory, _, base = name.rstrip(b"/").rpartition(b"/")
     short = (directory + b"/" if directory else b"") + b"PaxHeaders.0/" + base
-    head = _ustar(short[:100].rstrip(b"/"), 0o644, 0, 0, len(data), 0, b"x", b"", 0, 0)
+    head = _ustar(short[:100].rstrip(b"/"), 0o644, 0, 0, len(data), 0, b"x")
     return head + data + bytes(-len(data) % BLOCK)
-
-
-def _sum(data: bytes, start: int) -> int:
-    """The sum of all bytes. Taken from an Adler checksum, which counts modulo 65521: more can't
-    come together in less than 257 bytes that are not 0."""
-    if len(data) - data.count(0) > 256:
-        return start + sum(data)
-    return start + (adler32(data) & 0xFFFF) - 1
 
 
 def _cut(name: bytes) -> int:
