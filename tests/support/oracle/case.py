@@ -74,6 +74,8 @@ class Case:
     """False where BuildKit can't say what is right; then expected.json is written by hand."""
     only: str = ""
     """The one isolation that it is for, with the reason in a comment; both if empty."""
+    buildah: str = ""
+    """What buildah 1.28 does otherwise: a second opinion, for the reader."""
     differences: tuple[Difference, ...] = ()
 
     @property
