@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     import threading
@@ -24,8 +25,7 @@ class Network(Enum):
     NONE = "none"  # a new one with nothing but lo
 
 
-@dataclass(frozen=True, slots=True)
-class RunMount:
+class RunMount(Struct, frozen=True):
     """One mount that only this RUN sees. `target` is absolute in the image; `source` a path
     outside: a directory for "bind", a regular file for "file", None for "tmpfs"."""
 
@@ -39,8 +39,7 @@ class RunMount:
     mode: int = 0o1777
 
 
-@dataclass(frozen=True, slots=True)
-class RunCommand:
+class RunCommand(Struct, frozen=True):
     """One RUN: `argv` is never empty, `env` is the whole environment, `cwd` is absolute."""
 
     argv: tuple[str, ...]
@@ -52,8 +51,7 @@ class RunCommand:
     hostname: str = ""  # "": the container's
 
 
-@dataclass(frozen=True, slots=True)
-class StackedLayer:
+class StackedLayer(Struct, frozen=True):
     """A layer and its place: `chain` names it together with all below it."""
 
     chain: Digest

@@ -9,9 +9,10 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+
+from msgspec import Struct
 
 from pybuild.isolation import runner
 from pybuild.isolation.command import RunMount
@@ -58,8 +59,7 @@ class Entering(Enum):
     MOVE = "move"  # where seccomp refuses pivot_root
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(Struct, frozen=True):
     """What was found to work here; the first, with all of it, is the best."""
 
     user_namespace: bool = False
@@ -82,8 +82,7 @@ class Setup:
         return ", ".join(words + ([] if self.entering is Entering.PIVOT else ["chroot"]))
 
 
-@dataclass(frozen=True, slots=True)
-class OverlayStack:
+class OverlayStack(Struct, frozen=True):
     """Names are relative to `directory`, lowest first, and hold neither comma nor colon."""
 
     directory: Path

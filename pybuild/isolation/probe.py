@@ -7,9 +7,11 @@ import stat
 import struct
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from errno import ENOSPC
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.isolation.errors import describe_errno
 from pybuild.isolation.mounts import Entering, OverlayStack, Setup, root_operations
@@ -41,8 +43,7 @@ def tiny_program(machine: str) -> bytes | None:
     return header + segment + code
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """`setup` is None where the isolation can't work, and `reason` says why, `hint` what would
     help. Else `directory` is where its files can lie."""
 
@@ -52,8 +53,7 @@ class Found:
     directory: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     step: str
     errno: int
     detail: str

@@ -12,8 +12,9 @@ import struct
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from pybuild.isolation.command import Output
 from pybuild.isolation.errors import (
@@ -36,8 +37,7 @@ DOCKER_CAPABILITIES = sum(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What the runner is asked: see runner.py. `operations` build the root, in order: each a name
     of a method of runner.Root and its arguments, bytes and ints."""
 
@@ -77,8 +77,7 @@ class Request:
         return struct.pack("=I", len(body)) + body
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct):
     """`stubs`: paths that were made in the root only to be mounted on, parents first."""
 
     status: int | None = None

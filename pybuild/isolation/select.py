@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from pybuild.errors import InputError, NotCarriedOut
 from pybuild.isolation.command import Isolation
@@ -34,8 +35,7 @@ NEEDED_IN_PLACE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
+class ProbeResult(Struct, frozen=True):
     """One line of `pybuild doctor`: what the isolation needs that is missing, or how it works."""
 
     name: str
@@ -44,8 +44,7 @@ class ProbeResult:
     hint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(Struct, frozen=True):
     """`candidates`: other directories, on volumes that overlay may take as an upper directory
     where the workdir is not one. `keep`: what a build in place must leave alone (context,
     credentials, cache, outputs)."""
@@ -55,7 +54,10 @@ class Wishes:
     force: bool = False  # replace `/` even where this does not look like a container
 
 
-def choose(name: str, workdir: Path, wishes: Wishes = Wishes()) -> Isolation:
+_NO_WISHES = Wishes()
+
+
+def choose(name: str, workdir: Path, wishes: Wishes = _NO_WISHES) -> Isolation:
     """`name` is "auto" or one of NAMES; `workdir` is an existing directory of ours. Call it early:
     it starts the runner process. Raises IsolationUnsupported, NotInContainer, NotCarriedOut, and
     InputError for another name."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from stat import S_ISCHR, S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from pybuild.isolation.removal import remove_tree
 
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 UNPACK_THREADS = 2
 
 
-@dataclass(slots=True)
-class _Slot:
+class _Slot(Struct):
     """One layer: who claims it first unpacks it, others wait for `done`."""
 
     name: str
