@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pybuild.layer.disk import Disk, UnpackStyle
+from pybuild.layer.errors import DiskFull, is_full
 from pybuild.layer.place import LayerState, Verb
 from pybuild.layer.tar import TarReader
 from pybuild.rootfs.entry import Entry, Kind
@@ -68,7 +69,8 @@ def unpack_layer(
     missing parents get what `below` has for them, a hard link to a file of a lower layer becomes
     a copy of what `lower_path` names. IN_PLACE works on a root that holds `below`; paths for
     which `skip` is true are left alone. With `select`, only these paths are written.
-    Nothing outside `directory` is touched, whatever the layer holds.
+    Nothing outside `directory` is touched, whatever the layer holds. Raises what `read_layer`
+    raises, AttributeRefused where a file capability can't be kept, and DiskFull.
     """
     state = LayerState(below)
     disk = Disk(
@@ -99,6 +101,10 @@ def unpack_layer(
                     disk.empty(path)
                 state.empty(path)
         disk.finish()
+    except OSError as error:
+        if is_full(error):
+            raise DiskFull(str(directory)) from error
+        raise
     finally:
         disk.close()
     return state.finish()

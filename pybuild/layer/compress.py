@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+
+from msgspec import Struct
 
 from pybuild.image.digest import Digest, digest_from_hex
 from pybuild.layer.errors import BadArchive
+
+if TYPE_CHECKING:
+    from queue import Queue
 
 _PIECE = 1 << 17  # of input at once: what does not fit the output limit is copied each time
 _OUTPUT = 1 << 20  # at most this much comes out at once, however well it was compressed
@@ -24,8 +28,7 @@ class Compression(Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class CompressionOptions:
+class CompressionOptions(Struct, frozen=True):
     """`level` -1 is the default of what is used: 1 of isal's 0 to 3, 6 of zlib's, 3 of zstd's.
     `reproducible` keeps to code whose output does not depend on the processor: zlib, not isal."""
 
@@ -189,16 +192,16 @@ class Channel:
         self._raise()
 
     def cancel(self) -> None:
-        from queue import Empty
-
         self._stop.set()
-        try:
-            while True:
-                self._queue.get_nowait()
-        except Empty:
-            pass
+        _drain(self._queue)
         self._queue.put(None)
         self._thread.join()
+
+
+def _drain(queue: Queue[Any]) -> None:
+    """Lets a thread go on that waits for room."""
+    while not queue.empty():
+        queue.get()
 
 
 def read_ahead(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -237,6 +240,7 @@ def read_ahead(chunks: Iterable[bytes]) -> Iterator[bytes]:
             yield item
     finally:
         stop.set()
+        _drain(queue)
         thread.join()
 
 

@@ -130,7 +130,7 @@ class Disk:
         descriptor = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
         self._dress(descriptor, entry, fresh=parent not in self._set_group_id)
         if entry.opaque and not self._in_place:
-            self._mark_opaque(descriptor)
+            self._mark_opaque(descriptor, entry.path)
         return descriptor
 
     def _forget(self, path: str) -> None:
@@ -140,8 +140,12 @@ class Disk:
             self._set_group_id.discard(descriptor)
             os.close(descriptor)
 
-    def _mark_opaque(self, descriptor: int) -> None:
-        os.setxattr(descriptor, self._style.opaque_attribute, b"y")
+    def _mark_opaque(self, descriptor: int, path: str) -> None:
+        name = self._style.opaque_attribute
+        try:
+            os.setxattr(descriptor, name, b"y")
+        except OSError as error:
+            raise AttributeRefused(path, name, error.strerror or "refused") from error
 
     # -- what the layer says
 
@@ -258,7 +262,7 @@ class Disk:
                 parent = self._directory(path.rpartition("/")[0])
                 descriptor = self._make_directory(parent, name, entry)
                 if was_own and not self._in_place:
-                    self._mark_opaque(descriptor)  # what was here has hidden what is below
+                    self._mark_opaque(descriptor, path)  # what was here has hidden what is below
             else:
                 self._dress(descriptor, entry, fresh=False)
                 if self._in_place:
@@ -339,7 +343,7 @@ class Disk:
         if self._in_place:
             self._empty_in_place(path, descriptor)
         elif path:
-            self._mark_opaque(descriptor)
+            self._mark_opaque(descriptor, path)
         else:
             self._emptied_root = True
 
@@ -441,7 +445,7 @@ class Disk:
         for entry in self._state.below.children(""):
             path = entry.path
             if self._state.is_own_directory(path):
-                self._mark_opaque(self._directory(path))
+                self._mark_opaque(self._directory(path), path)
             elif not self._state.is_own(path):
                 os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=self._root)
 

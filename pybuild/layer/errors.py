@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from pybuild.errors import HostileContent, HostUnsupported, InputError
 
 
@@ -87,3 +89,20 @@ class AttributeRefused(HostUnsupported):
             f"can't set {name} on /{path}: {reason}",
             hint="the container needs CAP_SETFCAP, and a volume that keeps extended attributes",
         )
+
+
+class DiskFull(HostUnsupported):
+    """The volume that layers are written to has no space left."""
+
+    code = "disk-full"
+
+    def __init__(self, place: str) -> None:
+        super().__init__(
+            f"no space left while writing below {place}",
+            hint="give the Pod a larger volume or ephemeral-storage limit, or a working directory "
+            "on one",
+        )
+
+
+def is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from pybuild.image.descriptor import Descriptor
 from pybuild.image.digest import Digest, digest_from_hex
 from pybuild.image.media_type import OCI_LAYER_GZIP
 from pybuild.layer.changes import Change
 from pybuild.layer.compress import CompressedFile, CompressionOptions
-from pybuild.layer.errors import ContextChanged, FileChanged, ReservedName
+from pybuild.layer.errors import ContextChanged, DiskFull, FileChanged, ReservedName, is_full
 from pybuild.layer.tar import end_of_archive, header_of, opaque_header, padding_of
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.index import IndexBuilder, LayerIndex
@@ -24,8 +26,7 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _EMPTY_SHA256 = sha256(b"").digest()
 
 
-@dataclass(frozen=True, slots=True)
-class PackOptions:
+class PackOptions(Struct, frozen=True):
     """`clamp_seconds`: no entry is newer than this (SOURCE_DATE_EPOCH). `expected`: the digests
     that files of the context had when the cache key was made; a path that is not in it is not
     checked."""
@@ -36,15 +37,14 @@ class PackOptions:
     expected: Mapping[str, Digest] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PackedLayer:
+class PackedLayer(Struct, frozen=True):
     """A finished layer. `content` is a digest over its entries without times, in their order."""
 
     path: Path
     descriptor: Descriptor
     diff_id: Digest
     size_uncompressed: int
-    index: LayerIndex = field(repr=False)
+    index: LayerIndex
     content: Digest
     empty: bool  # no entries at all
 
@@ -54,7 +54,8 @@ def pack_layer(changes: Iterable[Change], target: Path, options: PackOptions) ->
 
     `changes` come with parents before children, in the order the layer is to have. Raises
     FileChanged when a file on disk is not what its entry says, ContextChanged when a file's
-    digest is not the one in `options.expected`, ReservedName for names that would mean removals.
+    digest is not the one in `options.expected`, ReservedName for names that would mean removals,
+    DiskFull.
     """
     file = CompressedFile(target, options.compression)
     try:
@@ -62,9 +63,11 @@ def pack_layer(changes: Iterable[Change], target: Path, options: PackOptions) ->
         for change in changes:
             packing.add(change)
         return packing.finish(target)
-    except BaseException:
+    except BaseException as error:
         file.abandon()
         target.unlink(missing_ok=True)
+        if isinstance(error, OSError) and is_full(error):
+            raise DiskFull(str(target.parent)) from error
         raise
 
 

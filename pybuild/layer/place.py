@@ -8,8 +8,9 @@ a later entry replaces an earlier one. What would lead out of the root is refuse
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import Enum
+
+from msgspec.structs import replace
 
 from pybuild.layer.errors import BadArchive, BadWhiteout, LinkTargetMissing, OutsideRoot
 from pybuild.layer.tar import Member, tidy_name
@@ -24,7 +25,7 @@ _AUFS_PREFIX = ".wh..wh."
 _PREFIX = ".wh."
 _PATH_LIMIT = 4096
 _DEPTH_LIMIT = 255  # directories in each other; keeps removal and open descriptors bounded
-_ENTRY_LIMIT = 2_000_000  # of one layer
+_ENTRY_LIMIT = 1_000_000  # of one layer; about 300 bytes of memory each while it is read
 _REPLACED_LIMIT = 1000  # directories replaced by files; each costs a pass over all entries
 
 

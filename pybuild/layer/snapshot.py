@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from pybuild.layer.changes import Change
 from pybuild.layer.errors import OverlayUnsupported
@@ -178,7 +180,12 @@ def _split_xattrs(
     place: str, prefix: str
 ) -> tuple[tuple[tuple[str, bytes], ...], dict[str, bytes]]:
     """The attributes that belong to the image, and overlay's own by their last word."""
-    names = os.listxattr(place, follow_symlinks=False)
+    try:
+        names = os.listxattr(place, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return (), {}
     if not names:
         return (), {}
     own: list[tuple[str, bytes]] = []
@@ -325,6 +332,10 @@ def _compare(
     above = f"{path}/" if path else ""
     items = [item for item in listing(f"{base}/{path}") if not skip(above + item[0])]
     packed = before.of(path)
+    if not packed:  # a new directory, or one that was empty
+        for name, status in items:
+            yield name, b"", status
+        return
     if packed == _pack_listing(items, above, _skip_nothing):
         for name, status in items:
             if stat.S_ISDIR(status.st_mode):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 
 class Kind(IntEnum):
@@ -18,8 +19,7 @@ class Kind(IntEnum):
     WHITEOUT = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """`path` is relative without slashes at its ends ("" is the root); names are as
     `os.fsdecode` gives them. `mode` holds the twelve permission bits only."""
 

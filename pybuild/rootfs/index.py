@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.errors import SymlinkLoop

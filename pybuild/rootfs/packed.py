@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 import sys
 import zlib
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from mmap import mmap
 from types import MappingProxyType
@@ -304,8 +303,22 @@ class LayerIndex:
         return buffer[start : start + length]
 
     def _find(self, key: bytes) -> int:
-        """The number of the first record whose key is not smaller."""
-        return bisect_left(range(self._count), key, key=self._key)
+        """The number of the first record whose key is not smaller. Written out, since a call for
+        each step of the search is most of what a look-up costs."""
+        buffer, table = self._buffer, self._table
+        lengths = self._records + _KEY_LENGTH_AT
+        start_of = _LENGTH.unpack_from
+        low, high = 0, self._count
+        while low < high:
+            middle = (low + high) >> 1
+            at = lengths + start_of(buffer, table + 4 * middle)[0]
+            length = buffer[at] | buffer[at + 1] << 8
+            at += _RECORD.size - _KEY_LENGTH_AT
+            if buffer[at : at + length] < key:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def _entry(self, number: int) -> Entry:
         key = self._key(number)

@@ -102,7 +102,7 @@ def test_content_leaves_times_out_and_nothing_else(tmp_path: Path) -> None:
     plain = Entry("f", Kind.FILE, 0o644, size=1)
     fields: dict[str, object] = {"path": "g", "mode": 0o600, "uid": 1, "gid": 1}
     fields |= {"xattrs": (("user.a", b"1"),)}
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     assert content(plain) == content(replace(plain, mtime_ns=10**12))
     others = {content(replace(plain, **{name: value})) for name, value in fields.items()}  # type: ignore[arg-type]
