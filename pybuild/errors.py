@@ -6,12 +6,12 @@ that docs/errors.md is made from. Packages define their own below the five famil
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Source:
+
+class Source(Struct, frozen=True):
     """A place in a file the user wrote: lines count from 1, `text` is what stands there."""
 
     file: str

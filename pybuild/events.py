@@ -6,9 +6,10 @@ Sizes are bytes, times are seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
+
+from msgspec import Struct
 
 
 class Level(Enum):
@@ -33,8 +34,7 @@ class TransferOutcome(Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(Struct, frozen=True):
     """A line of log that belongs to no step; `code` names a warning that has one."""
 
     level: Level
@@ -42,8 +42,7 @@ class Notice:
     code: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BuildStarted:
+class BuildStarted(Struct, frozen=True):
     context: str
     dockerfile: str
     isolation: str
@@ -52,30 +51,26 @@ class BuildStarted:
     steps: int
 
 
-@dataclass(frozen=True, slots=True)
-class StageStarted:
+class StageStarted(Struct, frozen=True):
     stage: int
     name: str
     base: str
 
 
-@dataclass(frozen=True, slots=True)
-class StageFinished:
+class StageFinished(Struct, frozen=True):
     stage: int
     name: str
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class StageSkipped:
+class StageSkipped(Struct, frozen=True):
     """All that others take from this stage was cached, so it never started."""
 
     stage: int
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class StepStarted:
+class StepStarted(Struct, frozen=True):
     stage: int
     step: int
     text: str
@@ -83,8 +78,7 @@ class StepStarted:
     reason: str  # why it runs: which key missed, or that there is no cache
 
 
-@dataclass(frozen=True, slots=True)
-class StepCached:
+class StepCached(Struct, frozen=True):
     stage: int
     step: int
     text: str
@@ -93,8 +87,7 @@ class StepCached:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepOutput:
+class StepOutput(Struct, frozen=True):
     """What a RUN wrote, as it came; `stream` is 1 or 2. Not cut at line ends."""
 
     stage: int
@@ -103,8 +96,7 @@ class StepOutput:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StepFinished:
+class StepFinished(Struct, frozen=True):
     stage: int
     step: int
     text: str
@@ -113,22 +105,19 @@ class StepFinished:
     size: int  # of the compressed layer; 0 where none came of it
 
 
-@dataclass(frozen=True, slots=True)
-class TransferStarted:
+class TransferStarted(Struct, frozen=True):
     id: str
     kind: TransferKind
     label: str
     size: int  # 0: not known
 
 
-@dataclass(frozen=True, slots=True)
-class TransferProgress:
+class TransferProgress(Struct, frozen=True):
     id: str
     done: int  # bytes so far, not since the last event
 
 
-@dataclass(frozen=True, slots=True)
-class TransferFinished:
+class TransferFinished(Struct, frozen=True):
     id: str
     kind: TransferKind
     label: str
@@ -137,15 +126,13 @@ class TransferFinished:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ImagePushed:
+class ImagePushed(Struct, frozen=True):
     reference: str
     digest: str
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class LayerSummary:
+class LayerSummary(Struct, frozen=True):
     digest: str
     size: int
     origin: str  # "base", "new" or "cached"
@@ -153,8 +140,7 @@ class LayerSummary:
     created_by: str
 
 
-@dataclass(frozen=True, slots=True)
-class StageSummary:
+class StageSummary(Struct, frozen=True):
     name: str
     seconds: float
     steps_run: int
@@ -162,8 +148,7 @@ class StageSummary:
     skipped: bool
 
 
-@dataclass(frozen=True, slots=True)
-class BuildFinished:
+class BuildFinished(Struct, frozen=True):
     """The closing summary. `references` are repository:tag; all have this one digest."""
 
     references: tuple[str, ...]
@@ -172,11 +157,10 @@ class BuildFinished:
     layers: tuple[LayerSummary, ...]
     stages: tuple[StageSummary, ...]
     seconds: float
-    outputs: tuple[str, ...] = field(default=())  # files written: archive, layout, digest file
+    outputs: tuple[str, ...] = ()  # files written: archive, layout, digest file
 
 
-@dataclass(frozen=True, slots=True)
-class BuildFailed:
+class BuildFailed(Struct, frozen=True):
     code: str
     message: str
     hint: str

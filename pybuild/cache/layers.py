@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.cache.entry import (
     EMPTY,
@@ -31,8 +33,7 @@ from pybuild.registry.client import Client
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class CachedStep:
+class CachedStep(Struct, frozen=True):
     """An entry that was found. `layer` and `read_index` fetch nothing until they are used."""
 
     key: Digest

@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.cli import options
 from pybuild.cli.parse import Values
@@ -32,8 +34,7 @@ class Lookup(Enum):
     CONTEXT_ONLY = "context-only"
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """One build as it was asked for."""
 
     values: Values

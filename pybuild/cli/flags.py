@@ -6,9 +6,10 @@ stays in the table, so that it is refused by name and never silently dropped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+
+from msgspec import Struct
 
 
 class Kind(Enum):
@@ -34,8 +35,7 @@ _PULLING = (EXECUTOR, BUILD, PLAN, WARMER)
 _BUILDING = (EXECUTOR, BUILD)
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(Struct, frozen=True):
     """A flag of one or more commands.
 
     `value` names the value in the help; `environment` is a variable that gives the value where

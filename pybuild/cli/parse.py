@@ -7,7 +7,8 @@ takes abbreviations, prints its usage before an error, and costs 15 ms of start-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pybuild.cli.errors import BadFlag, UnexpectedArgument, UnknownFlag
 from pybuild.cli.flags import Flag, Kind, default_of, flags_of, long_names, short_names
@@ -18,8 +19,7 @@ _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-@dataclass(frozen=True, slots=True)
-class Values:
+class Values(Struct, frozen=True):
     """What a command line says: the texts of each flag, defaults filled in, all checked.
 
     `given` names the flags that argv or the environment set; `notes` say what happens to flags

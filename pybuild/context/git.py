@@ -17,10 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pybuild.context.directory import DirectoryContext
 from pybuild.context.errors import (
@@ -161,8 +162,7 @@ def _fetch_revision(program: _Program, checkout: Path, watch: Callable[[bytes], 
     return "FETCH_HEAD^{commit}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Program:
+class _Program(Struct, frozen=True):
     """The git program with the environment and deadline of one fetch."""
 
     source: GitSource

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from msgspec import Struct
 
 from pybuild.context.errors import ContextUnknown
 
@@ -19,17 +20,18 @@ _REMOTE = re.compile(r"(?:https?|git|ssh|file)://", re.IGNORECASE)
 _PULL_METHODS = ("https", "http", "git", "ssh")
 
 
-@dataclass(frozen=True, slots=True)
-class GitCredentials:
-    username: str = field(default="", repr=False)  # may be a token
-    password: str = field(default="", repr=False)
+class GitCredentials(Struct, frozen=True):
+    username: str = ""  # may be a token
+    password: str = ""
+
+    def __repr__(self) -> str:
+        return "GitCredentials(…)"
 
     def __bool__(self) -> bool:
         return bool(self.username or self.password)
 
 
-@dataclass(frozen=True, slots=True)
-class GitSource:
+class GitSource(Struct, frozen=True):
     """`remote` holds no password; `ref` is "" for the default branch; `commit` is the one asked
     for besides the ref, or ""; `folder` is relative, "" for the whole repository."""
 

@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event as Signal
+
+from msgspec import Struct, field
 
 from pybuild.context.directory import DirectoryContext
 from pybuild.context.errors import (
@@ -30,8 +31,7 @@ _NOT_YET = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class GitOptions:
+class GitOptions(Struct, frozen=True):
     """kaniko's `--git` keys. `recurse_submodules` None: as the form of the URL has it (kaniko's
     `git://` without, all others with); `depth` 0: the whole history."""
 
@@ -42,8 +42,7 @@ class GitOptions:
     depth: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class ContextOptions:
+class ContextOptions(Struct, frozen=True):
     """`directory`: where a fetched context is put, in a folder of its own that is removed after
     the build. `keep_git_dir` keeps `.git` in a git context (Docker removes it)."""
 
@@ -56,8 +55,7 @@ class ContextOptions:
     cancelled: Signal = field(default_factory=Signal)
 
 
-@dataclass(frozen=True, slots=True)
-class DockerfileFound:
+class DockerfileFound(Struct, frozen=True):
     """`file` is how it is shown to people; `ignore` is the text of the ignore file, "" if none."""
 
     file: str

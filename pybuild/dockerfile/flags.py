@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from pybuild.dockerfile.errors import BadFlag, UnknownFlag, nearest
 
@@ -47,8 +48,7 @@ FLAGS: Mapping[str, Mapping[str, Kind]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(Struct, frozen=True):
     """The flags of one instruction, checked."""
 
     values: Mapping[str, tuple[str, ...]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pybuild.dockerfile.errors import BadSubstitution
 from pybuild.dockerfile.words import heredoc_words, quoted_words, unquoted_words
@@ -12,8 +13,7 @@ _HEREDOC = re.compile(r"(\d*)<<(-?)\s*([^<]*)\Z")
 _LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Heredoc:
+class Heredoc(Struct, frozen=True):
     """One here-document. `content` is as written; `data` is what it stands for.
 
     expand: variables in the content are replaced (its name was not quoted).

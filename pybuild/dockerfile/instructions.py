@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pybuild.dockerfile.heredoc import Heredoc, parse_heredoc
 from pybuild.dockerfile.mounts import MountSpec
@@ -11,15 +12,13 @@ from pybuild.dockerfile.nodes import Lint
 from pybuild.errors import Source
 
 
-@dataclass(frozen=True, slots=True)
-class ShellForm:
+class ShellForm(Struct, frozen=True):
     """A command for the shell of the stage."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ExecForm:
+class ExecForm(Struct, frozen=True):
     """A command and its arguments, run without a shell (JSON array)."""
 
     args: tuple[str, ...]
@@ -28,8 +27,7 @@ class ExecForm:
 Command = ShellForm | ExecForm
 
 
-@dataclass(frozen=True, slots=True)
-class From:
+class From(Struct, frozen=True):
     """`image` may be another stage's name; `name` is lower case, "" if none."""
 
     image: str
@@ -38,40 +36,35 @@ class From:
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Arg:
+class Arg(Struct, frozen=True):
     """Name and default, None where no default is given."""
 
     pairs: tuple[tuple[str, str | None], ...]
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Env:
+class Env(Struct, frozen=True):
     """Variables for the later instructions and the image; values may be quoted."""
 
     pairs: tuple[tuple[str, str], ...]
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(Struct, frozen=True):
     """Pairs for the image config; values may be quoted."""
 
     pairs: tuple[tuple[str, str], ...]
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Maintainer:
+class Maintainer(Struct, frozen=True):
     """The old way to name an author."""
 
     name: str
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """`network` is default, none or host; `security` sandbox or insecure ("" if not given)."""
 
     command: Command
@@ -113,8 +106,7 @@ class Run:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(Struct, frozen=True):
     """`heredocs` are sources too; `from_` is a stage's name or number, or an image, or ""."""
 
     sources: tuple[str, ...]
@@ -129,8 +121,7 @@ class Copy:
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Add:
+class Add(Struct, frozen=True):
     """`unpack` is None where it was not given: local archives are unpacked, fetched ones not."""
 
     sources: tuple[str, ...]
@@ -146,64 +137,56 @@ class Add:
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Workdir:
+class Workdir(Struct, frozen=True):
     """Relative to the working directory so far."""
 
     path: str
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Struct, frozen=True):
     """`user`, `user:group`, names or numbers."""
 
     user: str
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Expose:
+class Expose(Struct, frozen=True):
     """`port`, `port/protocol` or `low-high/protocol`, not checked here."""
 
     ports: tuple[str, ...]
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(Struct, frozen=True):
     """Paths that the runtime keeps outside the container."""
 
     paths: tuple[str, ...]
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Cmd:
+class Cmd(Struct, frozen=True):
     """The default arguments, or the default command."""
 
     command: Command
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Entrypoint:
+class Entrypoint(Struct, frozen=True):
     """The command that CMD's words are arguments of."""
 
     command: Command
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Shell:
+class Shell(Struct, frozen=True):
     """What runs the shell form from here on."""
 
     args: tuple[str, ...]
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Healthcheck:
+class Healthcheck(Struct, frozen=True):
     """`test` as in an image config: ("NONE",), ("CMD", …) or ("CMD-SHELL", text).
 
     Times are nanoseconds; 0 stands for the runtime's default.
@@ -218,16 +201,14 @@ class Healthcheck:
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Stopsignal:
+class Stopsignal(Struct, frozen=True):
     """A signal's name or number, not checked here."""
 
     signal: str
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Onbuild:
+class Onbuild(Struct, frozen=True):
     """`text` is what the image config keeps; `instruction` the same, read."""
 
     text: str
@@ -256,8 +237,7 @@ Instruction = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """From one FROM to the next; `name` is lower case, "" if none."""
 
     index: int
@@ -266,8 +246,7 @@ class Stage:
     instructions: tuple[Instruction, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerfile:
+class Dockerfile(Struct, frozen=True):
     """A whole file; `meta_args` are the ARGs before the first FROM."""
 
     file: str

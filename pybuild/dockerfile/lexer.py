@@ -7,7 +7,8 @@ where its reference is silent (blank lines inside a continued instruction, an es
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pybuild.dockerfile.errors import DockerfileSyntax
 
@@ -22,8 +23,7 @@ DIRECTIVES = ("syntax", "escape", "check")
 DEFAULT_ESCAPE = "\\"
 
 
-@dataclass(frozen=True, slots=True)
-class Directive:
+class Directive(Struct, frozen=True):
     """`# name=value` at the top of a file; the name in lower case."""
 
     name: str
@@ -31,8 +31,7 @@ class Directive:
     line: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogicalLine:
+class LogicalLine(Struct, frozen=True):
     """An instruction's line with its continuations joined; lines count from 1."""
 
     text: str

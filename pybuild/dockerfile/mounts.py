@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pybuild.dockerfile.errors import BadMount, nearest
 
@@ -50,8 +51,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s?(?:([kmgtp])i?b?|b)?\Z", re.IGNORECASE)
 _ID_LIMIT = 1 << 32
 
 
-@dataclass(frozen=True, slots=True)
-class MountSpec:
+class MountSpec(Struct, frozen=True):
     """One --mount. Option names are the long ones (`source`, `target`, `readonly`, …).
 
     Values may hold variables until `expanded`; the accessors are meant for what that returns.

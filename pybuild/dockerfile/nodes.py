@@ -6,7 +6,9 @@ Nothing is judged here that the grammar does not force; `parser` makes typed ins
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.dockerfile.errors import (
     BadHeredoc,
@@ -30,8 +32,7 @@ from pybuild.dockerfile.lexer import (
 from pybuild.errors import Source
 
 
-@dataclass(frozen=True, slots=True)
-class Lint:
+class Lint(Struct, frozen=True):
     """Something that works and should not stand there; `rule` is a stable name."""
 
     rule: str
@@ -39,8 +40,7 @@ class Lint:
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """One instruction: its name in lower case, flags as written (`--from=x`), and words.
 
     ENV and LABEL have three words a pair: name, value, and "=" or "" for the form without it.
@@ -58,8 +58,7 @@ class Node:
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedFile:
+class ParsedFile(Struct, frozen=True):
     """All nodes, in order; `warnings` are about the grammar only."""
 
     nodes: tuple[Node, ...]
@@ -68,8 +67,7 @@ class ParsedFile:
     warnings: tuple[Lint, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
+class _Words(Struct, frozen=True):
     """What an instruction's rest reads as."""
 
     args: tuple[str, ...]

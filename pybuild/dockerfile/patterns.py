@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pybuild.dockerfile.errors import BadPattern
 from pybuild.dockerfile.lexer import SPACE
@@ -167,8 +168,7 @@ class Patterns:
 _Numbered = tuple[int, re.Pattern[str]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Expressions:
+class _Expressions(Struct, frozen=True):
     """Numbered expressions; `any` says at once that none matches, which most files are."""
 
     any: re.Pattern[str]
@@ -191,8 +191,7 @@ class _Expressions:
         return best
 
 
-@dataclass(frozen=True, slots=True)
-class _Pattern:
+class _Pattern(Struct, frozen=True):
     """One cleaned line; `name` is what `**/name` asks of the last part alone, else None."""
 
     text: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pybuild.dockerfile.errors import BadSubstitution
 from pybuild.dockerfile.lexer import SPACE
@@ -65,8 +66,7 @@ def quoted_words(text: str) -> tuple[str, ...]:
     return words.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Rules:
+class _Rules(Struct, frozen=True):
     """What is taken off or replaced, and what stays as written."""
 
     escape: str = "\\"

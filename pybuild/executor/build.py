@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.context.directory import DirectoryContext
 from pybuild.dockerfile.instructions import Dockerfile
@@ -61,8 +63,7 @@ if TYPE_CHECKING:
 _LOOKUPS_AT_ONCE = 8
 
 
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
+class BuildRequest(Struct, frozen=True):
     """What is to be built. `epoch` (seconds) makes equal inputs give equal bytes."""
 
     dockerfile: Dockerfile
@@ -86,8 +87,7 @@ class OpenIsolation(Protocol):
     def __call__(self, roots: Workspace, /) -> tuple[Isolation, str]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(Struct, frozen=True):
     """The I/O of a build. `cache` is None where no layer cache is asked for."""
 
     client: Client
@@ -99,15 +99,13 @@ class Services:
     now: Callable[[], float] = time.time
 
 
-@dataclass(frozen=True, slots=True)
-class BuildResult:
+class BuildResult(Struct, frozen=True):
     image: Image
     pushed: tuple[Reference, ...]
     summary: BuildFinished
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """All that is known before anything runs: what `pybuild plan` shows."""
 
     plan: Plan

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.dockerfile.patterns import Patterns, match
 from pybuild.executor.errors import BadDestination, SourceMissing
@@ -37,8 +39,7 @@ class SourceTree(Protocol):
         """The same for all names of one regular file; None where it has this name only."""
 
 
-@dataclass(frozen=True, slots=True)
-class Picked:
+class Picked(Struct, frozen=True):
     """One source after globs and links: `named` is how it was written (its last part names the
     copy), `entry` what it leads to, `prefix` the folders that --parents keeps."""
 
@@ -47,8 +48,7 @@ class Picked:
     prefix: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(Struct, frozen=True):
     uid: int
     gid: int
 
@@ -123,8 +123,7 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """Where an entry of the new layer gets its bytes: from a path of the source, or inline."""
 
     path: str = ""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
 
 from pybuild.errors import NotCarriedOut
 from pybuild.events import (
@@ -29,8 +30,7 @@ _TIMEOUT_SECONDS = 60
 _TRIES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Download:
+class Download(Struct, frozen=True):
     """`name` is what the file is called in a folder; `mtime_ns` what the server says, else 0."""
 
     path: Path

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
+
+from msgspec import Struct
 
 from pybuild.errors import PybuildError
 from pybuild.executor.copy import Picked, SourceTree, pick
@@ -16,8 +17,7 @@ from pybuild.rootfs.entry import Entry, Kind
 StepId = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(Struct, frozen=True):
     """`files` are the content digests that packing has to find again, by path in the source."""
 
     digest: Digest

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from pybuild.isolation.command import Network, RunCommand, RunMount
 from pybuild.rootfs.ids import lookup_user

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pybuild.errors import ContentMismatch
 from pybuild.image.digest import Digest
@@ -26,8 +27,7 @@ class LayerOrigin(Enum):
     CACHED = "cached"
 
 
-@dataclass(frozen=True, slots=True)
-class StackLayer:
+class StackLayer(Struct, frozen=True):
     """A layer at its place in a stack; `chain` is the stack's identity up to and with it.
 
     `read_index` gives its packed index where that can be had without reading the layer.

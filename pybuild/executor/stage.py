@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
+
+from msgspec import Struct, field
 
 from pybuild.errors import PybuildError, RunFailed
 from pybuild.events import (
@@ -48,8 +49,7 @@ if TYPE_CHECKING:
     from pybuild.layer.pack import PackedLayer, PackOptions
 
 
-@dataclass(frozen=True, slots=True)
-class StageServices:
+class StageServices(Struct, frozen=True):
     """What every stage of one build is given."""
 
     plan: Plan
@@ -74,8 +74,7 @@ class StageServices:
     store: Callable[[Callable[[], None]], None]  # runs something beside the build
 
 
-@dataclass(slots=True)
-class StageTally:
+class StageTally(Struct):
     """What a stage came to, for the summary and the image's history."""
 
     layers: dict[int, StackLayer | None] = field(default_factory=dict)  # by step number

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct, field
 
-@dataclass(frozen=True, slots=True)
-class Workspace:
+
+class Workspace(Struct, frozen=True):
     root: Path
-    _numbers: itertools.count[int] = field(default_factory=itertools.count, compare=False)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     @staticmethod
     def create(parent: Path) -> Workspace:

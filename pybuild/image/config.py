@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.image.descriptor import BadManifest, Json, as_list, as_object, as_text
 from pybuild.image.digest import Digest, parse_digest
@@ -16,8 +18,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Struct, frozen=True):
     """One line of history; `created` is RFC 3339 text or empty."""
 
     created: str = ""
@@ -37,8 +38,7 @@ class History:
         return {key: value for key, value in pairs if value}
 
 
-@dataclass(frozen=True, slots=True)
-class Healthcheck:
+class Healthcheck(Struct, frozen=True):
     """`test` is ("NONE",), ("CMD", …) or ("CMD-SHELL", text); times are nanoseconds, 0: default."""
 
     test: tuple[str, ...]
@@ -60,8 +60,7 @@ class Healthcheck:
         return body | {key: value for key, value in numbers if value}
 
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
+class ImageConfig(Struct, frozen=True):
     """What a container made from the image starts with, and what its layers are."""
 
     platform: Platform
@@ -93,9 +92,7 @@ class ImageConfig:
         return replace(self, labels=merged(self.labels, pairs))
 
     def with_layer(self, diff_id: Digest, history: History) -> ImageConfig:
-        return replace(
-            self, diff_ids=(*self.diff_ids, diff_id), history=(*self.history, history)
-        )
+        return replace(self, diff_ids=(*self.diff_ids, diff_id), history=(*self.history, history))
 
     def with_history(self, history: History) -> ImageConfig:
         return replace(self, history=(*self.history, history))
@@ -134,11 +131,7 @@ class ImageConfig:
             ("Shell", list(self.shell)),
         ]
         kept = ("Entrypoint", "Cmd")  # an empty list there is a statement, absence is none
-        return {
-            key: value
-            for key, value in fields
-            if value or (key in kept and value is not None)
-        }
+        return {key: value for key, value in fields if value or (key in kept and value is not None)}
 
     @staticmethod
     def from_json(raw: bytes) -> ImageConfig:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import cast
+
+from msgspec import Struct
 
 from pybuild.errors import ContentMismatch
 from pybuild.image.digest import Digest, parse_digest
@@ -20,8 +21,7 @@ class BadManifest(ContentMismatch):
     code = "bad-manifest"
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """Names a blob: `size` in bytes, `digest` of the bytes as stored."""
 
     media_type: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from pybuild.image.config import ImageConfig
 from pybuild.image.descriptor import Descriptor
@@ -10,8 +10,7 @@ from pybuild.image.layer import Layer
 from pybuild.image.manifest import Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """`raw_config` is what `manifest.config` names; `layers` are in the manifest's order."""
 
     config: ImageConfig

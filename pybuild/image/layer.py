@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pybuild.image.descriptor import Descriptor
 from pybuild.image.digest import Digest, digest_of
 from pybuild.image.reference import Reference
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """A layer whose bytes are fetched only when asked for.
 
     `open` gives the blob as stored (compressed), verified against the descriptor; it may be

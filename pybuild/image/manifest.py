@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
+
+from msgspec import Struct
 
 from pybuild.image.descriptor import (
     Annotations,
@@ -32,8 +33,7 @@ from pybuild.image.media_type import (
 MAX_MANIFEST_SIZE = 4 << 20  # what registries take at most (distribution-spec, "Push")
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Struct, frozen=True, dict=True):
     """`raw` is kept as it was read: the digest is over these bytes."""
 
     raw: bytes
@@ -56,8 +56,7 @@ class Manifest:
         return Descriptor(self.media_type, self.digest, len(self.raw))
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(Struct, frozen=True, dict=True):
     raw: bytes
     media_type: str
     manifests: tuple[Descriptor, ...]

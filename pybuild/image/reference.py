@@ -7,7 +7,9 @@ is Docker's: no registry means docker.io, and there a name without a slash lies 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.errors import InputError
 from pybuild.image.digest import BadDigest, Digest, parse_digest
@@ -39,8 +41,7 @@ class BadReference(InputError):
     code = "bad-reference"
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """`tag` is "" where there is none; with a digest, the digest says what is meant."""
 
     registry: str

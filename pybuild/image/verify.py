@@ -34,5 +34,6 @@ def verified(chunks: Iterable[bytes], descriptor: Descriptor) -> Iterator[bytes]
         )
     if hasher.hexdigest() != descriptor.digest.hex:
         raise DigestMismatch(
-            f"blob {descriptor.digest} arrived as {descriptor.digest.algorithm}:{hasher.hexdigest()}"
+            f"blob {descriptor.digest} arrived as "
+            f"{descriptor.digest.algorithm}:{hasher.hexdigest()}"
         )

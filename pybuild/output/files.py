@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pybuild.errors import InputError
 
@@ -21,8 +22,7 @@ class OutputFailed(InputError):
     code = "output-failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
+class Outputs(Struct, frozen=True):
     """Where to write what; None: not asked for. `tags` name the image inside an archive."""
 
     archive: Path | None = None

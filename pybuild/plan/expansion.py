@@ -7,7 +7,9 @@ declared are not seen, except the proxies, which every RUN gets and nothing reco
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.dockerfile.heredoc import Heredoc
 from pybuild.dockerfile.instructions import (
@@ -33,8 +35,7 @@ PROXIES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """What a stage's instructions see: `variables` for expansion and RUN, `args` those among
     them that ARG gave (name to value), in the order of their declaration."""
 

@@ -8,7 +8,8 @@ result of each stage and image it took from, and counts only where these agree.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from pybuild.image.descriptor import Descriptor
 from pybuild.image.digest import Digest
@@ -17,8 +18,7 @@ from pybuild.plan.keys import StepId
 from pybuild.plan.steps import CopyAction, FromContext, FromImage, FromStage, Plan, StagePlan, Step
 
 
-@dataclass(frozen=True, slots=True)
-class StoredStep:
+class StoredStep(Struct, frozen=True):
     """What a cache entry says of itself. A step that changed nothing has no layer."""
 
     parent: Digest  # chain ID it was made on
@@ -31,8 +31,7 @@ class StoredStep:
     created: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StageHits:
+class StageHits(Struct, frozen=True):
     """The steps of one stage that are taken from the cache: always the first ones, without a gap.
 
     `chain` is where they lead; `stopped` is the first step that has to run and why, None where
@@ -44,8 +43,7 @@ class StageHits:
     stopped: tuple[int, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(Struct, frozen=True):
     stages: Mapping[int, StageHits] = field(default_factory=dict)
 
     def reason(self, stage: int, step: int) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import assert_never
+
+from msgspec import Struct
 
 from pybuild.image.digest import Digest, digest_of
 from pybuild.plan.steps import (
@@ -32,8 +33,7 @@ SCHEMA = "pybuild-cache-1"
 StepId = tuple[int, int]  # number of the stage, number of the step in it
 
 
-@dataclass(frozen=True, slots=True)
-class KeyFacts:
+class KeyFacts(Struct, frozen=True):
     """What holds for a whole build. `fidelity` keeps an entry of an isolation that keeps less
     from one that keeps more; `epoch` is the time that reproducible layers are clamped to."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.dockerfile.instructions import (
     Add,
@@ -69,8 +71,7 @@ class BadDestination(InputError):
     code = "bad-destination"
 
 
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
+class PlanRequest(Struct, frozen=True):
     """What the plan depends on besides the Dockerfile and the base images."""
 
     build_args: Mapping[str, str]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pybuild.dockerfile.instructions import Instruction
 from pybuild.dockerfile.mounts import MountSpec
@@ -13,39 +14,33 @@ from pybuild.image.digest import Digest
 from pybuild.image.platform import Platform
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRequest:
+class ImageRequest(Struct, frozen=True):
     """An image that FROM, COPY --from or a mount names; the platform is the one wanted."""
 
     name: str
     platform: Platform
 
 
-@dataclass(frozen=True, slots=True)
-class BaseImage:
+class BaseImage(Struct, frozen=True):
     """What the plan has to know of an image: nothing of its layers' content."""
 
     digest: Digest  # of its manifest
     config: ImageConfig
 
 
-@dataclass(frozen=True, slots=True)
-class FromContext:
+class FromContext(Struct, frozen=True):
     """COPY and ADD of paths of the build context."""
 
 
-@dataclass(frozen=True, slots=True)
-class FromStage:
+class FromStage(Struct, frozen=True):
     stage: int
 
 
-@dataclass(frozen=True, slots=True)
-class FromImage:
+class FromImage(Struct, frozen=True):
     request: ImageRequest
 
 
-@dataclass(frozen=True, slots=True)
-class FromScratch:
+class FromScratch(Struct, frozen=True):
     """The empty base."""
 
 
@@ -53,16 +48,14 @@ Origin = FromStage | FromImage | FromScratch
 CopyOrigin = FromContext | FromStage | FromImage
 
 
-@dataclass(frozen=True, slots=True)
-class InlineFile:
+class InlineFile(Struct, frozen=True):
     """A here-document that becomes a file; `name` is relative."""
 
     name: str
     content: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunAction:
+class RunAction(Struct, frozen=True):
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]  # all that the command sees, less HOME and proxies
     proxies: tuple[tuple[str, str], ...]  # given at build time; in no key and no history
@@ -73,8 +66,7 @@ class RunAction:
     script: InlineFile | None = None  # a here-document with a #! line, mounted at its name
 
 
-@dataclass(frozen=True, slots=True)
-class CopyAction:
+class CopyAction(Struct, frozen=True):
     """COPY and ADD. `destination` is absolute and keeps a slash at its end."""
 
     origin: CopyOrigin
@@ -94,8 +86,7 @@ class CopyAction:
     is_add: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MakeDirectory:
+class MakeDirectory(Struct, frozen=True):
     """WORKDIR: the folder exists afterwards; what had to be made belongs to `user`."""
 
     path: str
@@ -105,8 +96,7 @@ class MakeDirectory:
 Action = RunAction | CopyAction | MakeDirectory
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One instruction. `action` is None where only the config changes; `config` is the state
     after it, without this build's history and layers."""
 
@@ -125,8 +115,7 @@ class Step:
         return " ".join(self.source.text.split())
 
 
-@dataclass(frozen=True, slots=True)
-class StagePlan:
+class StagePlan(Struct, frozen=True):
     """One stage; `number` is its place in the Dockerfile and its identity."""
 
     number: int
@@ -159,8 +148,7 @@ class StagePlan:
         return tuple(sorted(set(found)))
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """The needed stages in an order in which each comes after what it needs."""
 
     stages: tuple[StagePlan, ...]

@@ -10,8 +10,9 @@ import json
 import threading
 import time
 from base64 import b64encode
-from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
+
+from msgspec import Struct
 
 from pybuild.registry.challenge import (
     Challenge,
@@ -35,8 +36,7 @@ _TOKEN_LIMIT = 4 << 20
 Scopes = tuple[Scope, ...]  # the repository that is worked on first
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(Struct, frozen=True):
     text: str
     scopes: Scopes
     until: float  # time.monotonic()

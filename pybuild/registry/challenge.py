@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # Schemes and parameters share the comma as separator; a parameter is what has a "=" behind it.
@@ -17,8 +18,7 @@ _PART = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(Struct, frozen=True):
     """One scheme, in lower case, and its parameters (names in lower case)."""
 
     scheme: str
@@ -54,8 +54,7 @@ def preferred(challenges: Iterable[Challenge]) -> Challenge | None:
     return basic
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Scope:
+class Scope(Struct, frozen=True, order=True):
     """Access to one repository: `repository:name:pull,push` in the token protocol."""
 
     repository: str

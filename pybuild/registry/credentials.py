@@ -11,9 +11,10 @@ import json
 import threading
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from pybuild.registry.errors import BrokenConfig
 from pybuild.registry.helper import HelperFailed, ask_helper
@@ -24,8 +25,7 @@ _FILE_NAMES = ("config.json", ".dockerconfigjson", ".dockercfg")
 _HELPER_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Struct, frozen=True):
     """A user name with password, or a token. None of the secrets shows in `repr`.
 
     `identity_token` is an OAuth2 refresh token for the token server, `registry_token` a bearer
@@ -33,10 +33,25 @@ class Credentials:
     """
 
     username: str = ""
-    password: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
-    registry_token: str = field(default="", repr=False)
-    origin: str = field(default="", compare=False)  # which file or helper gave them
+    password: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
+    origin: str = ""  # which file or helper gave them
+
+    def __repr__(self) -> str:
+        return f"Credentials(username={self.username!r}, origin={self.origin!r})"
+
+    def __eq__(self, other: object) -> bool:
+        """Two are the same if they say the same, wherever they came from."""
+        if not isinstance(other, Credentials):
+            return NotImplemented
+        return self._secrets() == other._secrets()
+
+    def __hash__(self) -> int:
+        return hash(self._secrets())
+
+    def _secrets(self) -> tuple[str, str, str, str]:
+        return (self.username, self.password, self.identity_token, self.registry_token)
 
     def __bool__(self) -> bool:
         return bool(self.username or self.password or self.identity_token or self.registry_token)
@@ -65,8 +80,7 @@ class AnonymousKeychain:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Config:
+class _Config(Struct, frozen=True):
     origin: str
     entries: Mapping[str, Credentials]  # by normalized key: host[/path]
     helpers: Mapping[str, str]

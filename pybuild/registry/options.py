@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from pybuild.registry.retry import RetryPolicy
 
@@ -24,8 +25,7 @@ class Purpose(Enum):
     PUSH = "push"
 
 
-@dataclass(frozen=True, slots=True)
-class RegistryOptions:
+class RegistryOptions(Struct, frozen=True):
     """`insecure` hosts may be spoken to in plain HTTP; `skip_tls` ones are not verified.
 
     `mirrors` stand in for Docker Hub, `map` for any registry: `host[/prefix]`, tried in order,

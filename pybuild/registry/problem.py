@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pybuild.errors import RegistryError
 from pybuild.registry.errors import (
@@ -26,8 +27,7 @@ ERROR_BODY_LIMIT = 1 << 20
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A refusal, read to its end. `codes` and `text` are the registry's own (distribution-spec,
     "Error Codes")."""
 
@@ -39,8 +39,7 @@ class Answer:
     retry_after: str
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """What was asked, for the error text: `doing` completes "can't ..."."""
 
     doing: str

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.errors import ContentMismatch, RegistryError
 from pybuild.events import EventSink, Level, Notice
@@ -28,8 +30,7 @@ _WHOLE_LIMIT = 32 << 20  # of a blob that is read into memory
 _NESTED_INDEXES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedImage:
+class ResolvedImage(Struct, frozen=True):
     """An image of one platform. `reference` is the one asked for, with the digest of what its tag
     names; `source` is where it was really pulled from, with the digest of `manifest`."""
 

@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from urllib.parse import quote, urljoin
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.errors import RegistryError
 from pybuild.events import Level, Notice, TransferKind, TransferOutcome
@@ -46,8 +48,7 @@ class SourceFailed(Exception):
         self.error = error
 
 
-@dataclass(frozen=True, slots=True)
-class _Blob:
+class _Blob(Struct, frozen=True):
     ref: Reference
     descriptor: Descriptor
     open: Opener

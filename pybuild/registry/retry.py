@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pybuild.errors import RegistryError
 from pybuild.events import EventSink, Level, Notice
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 _PROGRESS_BYTES = 256 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True):
     """At most `tries` attempts in all; waits double from the first one up to the longest."""
 
     tries: int = 5

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from pybuild.errors import RegistryError
 from pybuild.events import EventSink
@@ -25,8 +27,7 @@ from pybuild.registry.transport import Endpoint, Transport
 from pybuild.registry.wire import BadReply, Body, Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A request as a value. `path` is below the repository ("manifests/1.2"), or the absolute URL
     that an upload was given. A streamed `body` is made anew for each attempt; `expect` are the
     statuses that are no error."""

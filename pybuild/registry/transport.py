@@ -10,9 +10,11 @@ import os
 import socket
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.errors import RegistryError
 from pybuild.registry.errors import RegistryUnreachable, RequestRefused
@@ -30,8 +32,7 @@ _CONNECT_SECONDS = 20.0
 _WANTS_TLS = (b"HTTPS server", b"HTTPS port", b"SSL-enabled server")
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """How a host is spoken to. `challenge` is the WWW-Authenticate that it was met with, if it
     was probed at all."""
 

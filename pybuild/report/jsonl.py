@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import re
 import threading
-from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TextIO
+
+from msgspec import Struct
 
 from pybuild.events import (
     BuildFailed,
@@ -68,7 +69,7 @@ class JsonReport:
         message = event.message if isinstance(event, BuildFailed) else "; ".join(
             str(line) for line in lines if line.severity >= severity
         )  # fmt: skip
-        own = {field.name: _value(getattr(event, field.name)) for field in fields(event)}
+        own = {name: _value(getattr(event, name)) for name in event.__struct_fields__}
         own.pop("level", None)  # a notice's own, which is the line's
         self._write(severity, event_name(event), message, own)
 
@@ -102,6 +103,6 @@ def _value(value: object) -> object:
         return value.value
     if isinstance(value, tuple | list):
         return [_value(item) for item in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _value(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Struct):
+        return {name: _value(getattr(value, name)) for name in value.__struct_fields__}
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
 
+from msgspec import Struct
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.text import Text
@@ -63,8 +63,7 @@ _STYLES = {
 }
 
 
-@dataclass(slots=True)
-class _Stage:
+class _Stage(Struct):
     name: str
     state: str = "waiting"  # waiting, running, done, skipped
     text: str = ""
@@ -73,8 +72,7 @@ class _Stage:
     done: int = 0  # steps run or taken from the cache
 
 
-@dataclass(slots=True)
-class _Transfer:
+class _Transfer(Struct):
     kind: TransferKind
     label: str
     size: int

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 from pybuild.events import (
     BuildFailed,
@@ -74,8 +75,7 @@ def severity_of(verbosity: str) -> Severity:
     return Severity[names.get(verbosity, verbosity.upper())]
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """One line of log; `prefix` names stage and step, "" where it belongs to none."""
 
     severity: Severity

@@ -7,9 +7,10 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from pybuild.image.config import ImageConfig
 from pybuild.image.descriptor import BadManifest, Descriptor

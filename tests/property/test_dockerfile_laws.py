@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pybuild.dockerfile.errors import (
     BadPattern,
@@ -84,8 +84,8 @@ def test_a_comment_between_instructions_changes_nothing(
     # A line that ends in an escape at the end of the file would go on in the comment.
     assume(at < len(written))
     changed = parse_nodes("\n".join([*written[:at], comment, *written[at:]])).nodes
-    assert [dataclasses.replace(n, source=NOWHERE, child=None) for n in changed] == [
-        dataclasses.replace(n, source=NOWHERE, child=None) for n in nodes
+    assert [replace(n, source=NOWHERE, child=None) for n in changed] == [
+        replace(n, source=NOWHERE, child=None) for n in nodes
     ]
 
 
@@ -121,7 +121,7 @@ def test_a_heredoc_is_every_byte_up_to_its_end(content: list[str]) -> None:
 
 
 def without_place(instruction: Instruction) -> Instruction:
-    return dataclasses.replace(instruction, source=NOWHERE)
+    return replace(instruction, source=NOWHERE)
 
 
 @given(line=lines)

@@ -7,7 +7,6 @@ import json
 import re
 import threading
 import time
-from dataclasses import fields
 from typing import get_args
 
 import pytest
@@ -160,7 +159,7 @@ def test_json_lines() -> None:
     for event in [*EVENTS, FAILED]:
         if isinstance(event, StepOutput):
             continue
-        names = {field.name for field in fields(event)} - {"level"}
+        names = set(event.__struct_fields__) - {"level"}
         assert names <= by_name[event_name(event)].keys(), event
     assert [line["text"] for line in lines if line["event"] == "step-output"] == [
         "one", "\x1b[31mred\x1b[0m\x1b[2J", "unfin"

@@ -11,10 +11,10 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pybuild.errors import ContentMismatch
 from pybuild.image.config import ImageConfig
