@@ -30,17 +30,10 @@ class ChecksumMismatch(ContentMismatch):
     code = "checksum-mismatch"
 
 
-class DiskFull(InputError):
-    """There is no room left where the build keeps its files."""
-
-    code = "disk-full"
-
-
 __all__ = [
     "BadDestination",
     "BadMode",
     "ChecksumMismatch",
-    "DiskFull",
     "DownloadFailed",
     "SourceMissing",
 ]
