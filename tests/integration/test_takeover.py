@@ -125,6 +125,11 @@ def start(container: Path, workspace: Path, script: str, name: str) -> subproces
     )
 
 
+WAIT = (
+    "n=0; while ! test -e /workspace/running && test $n -lt 400; do "
+    "n=$((n + 1)); /busybox/sleep 0.05; done"
+)
+
 # A listing before, a build that is killed while its image is on `/`, the next build, and what is
 # different then. The shell lives on through all of it, as Jenkins' does.
 KILLED_THEN_AGAIN = f"""
@@ -135,7 +140,7 @@ print(sorted(listing().items()))' > /workspace/$1; }}
 list before
 {bundle.PYTHON} -I /driver/isolation_driver.py < /workspace/request.json > /workspace/killed 2>&1 &
 builder=$!
-while ! test -e /workspace/running; do /busybox/sleep 0.05; done
+{WAIT}
 /busybox/kill -KILL $builder
 wait $builder
 /busybox/ls -A / > /workspace/while
@@ -164,7 +169,7 @@ list before
 /kaniko/executor --context=dir:///workspace/context --no-push --isolation=takeover \\
     --destination=x/y:1 > /workspace/log 2>&1 &
 builder=$!
-while ! test -e /workspace/running; do /busybox/sleep 0.05; done
+{WAIT}
 /busybox/kill -TERM $builder
 wait $builder
 echo $? > /workspace/status

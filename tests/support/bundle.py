@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -26,6 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RUNTIME_DEFAULT = Path(__file__).with_name("runtime-default.json")
 RECIPE = 3  # raise it when what is made changes
 PREFIX = "kaniko"
+CONTAINER_SECONDS = 110
 LEFT_OUT = ("test", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "site-packages")
 NEEDED_COMMANDS = ("podman", "runc", "patchelf", "busybox")
 BUSYBOX = Path("/bin/busybox")
@@ -73,17 +75,16 @@ def _interpreter() -> Path:
 
 
 def _runtime_distributions() -> set[str]:
-    """What pybuild needs, and what that needs; extras left out."""
+    """What pybuild needs by its pyproject.toml, and what that needs; extras left out."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     found: set[str] = set()
-    pending = ["pybuild"]
+    pending: list[str] = list(project["dependencies"])
     while pending:
-        for line in importlib.metadata.requires(pending.pop()) or ():
-            requirement, _, marker = line.partition(";")
-            name = re.split(r"[^A-Za-z0-9._-]", requirement.strip())[0]
-            if "extra" in marker or name in found or not _is_installed(name):
-                continue
+        requirement, _, marker = pending.pop().partition(";")
+        name = re.split(r"[^A-Za-z0-9._-]", requirement.strip())[0]
+        if "extra" not in marker and name not in found and _is_installed(name):
             found.add(name)
-            pending.append(name)
+            pending += importlib.metadata.requires(name) or ()
     return found
 
 
@@ -185,6 +186,7 @@ def container_command(
     overlay as a container's usually is, so nothing is written to it."""
     return [
         *("podman", "--runtime", "runc", "run", "--rm", "-i", "--net=host"),
+        f"--timeout={CONTAINER_SECONDS}",  # a client that is killed leaves its container behind
         *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=10000:10000"),
         *pod.value,
         *(f"--volume={source}:{target}" for source, target in (volumes or {}).items()),
