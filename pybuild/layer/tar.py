@@ -43,7 +43,7 @@ _NAME_LIMIT = 255  # NAME_MAX
 _XATTRS_LIMIT = 1 << 17
 _ID_LIMIT = (1 << 32) - 2  # (uid_t) -1 means "leave as it is" to chown(2)
 _SIZE_LIMIT = 1 << 62
-_TIME_LIMIT = 1 << 33  # seconds; more than 8 bytes of nanoseconds hold, less than year 9999
+_TIME_LIMIT = (1 << 33) * 1_000_000_000  # eight bytes of nanoseconds hold a little more
 _MAJOR_LIMIT = (1 << 12) - 1
 _MINOR_LIMIT = (1 << 20) - 1
 _XATTR_KEY = b"SCHILY.xattr."
@@ -227,6 +227,8 @@ class TarReader:
             xattrs = _xattrs_of(pax)
             if any(key.startswith(b"GNU.sparse.") for key in pax):
                 raise BadArchive("sparse files are not supported")
+        if not -_TIME_LIMIT < mtime_ns < _TIME_LIMIT:
+            mtime_ns = 0  # as containerd does with times that no filesystem keeps
         major = minor = 0
         if kind == Kind.FILE:
             if flag == b"\0" and name.endswith(b"/"):
@@ -260,7 +262,6 @@ class TarReader:
             or size > _SIZE_LIMIT
             or major > _MAJOR_LIMIT
             or minor > _MINOR_LIMIT
-            or not -_TIME_LIMIT < mtime_ns // 1_000_000_000 < _TIME_LIMIT
         ):
             raise BadArchive(f"{os.fsdecode(name)!r} has a number out of range")
         return member

@@ -172,6 +172,13 @@ def test_what_is_no_tar_is_refused(data: bytes, message: str) -> None:
             pass
 
 
+@pytest.mark.parametrize("mtime", [b"\x80" + b"\x7f" * 11, b"\xff" * 4 + bytes(8)])
+def test_a_time_that_no_filesystem_keeps_is_the_epoch(mtime: bytes) -> None:
+    found = TarReader([_raw(mtime=mtime) + END]).next()
+    assert found is not None
+    assert found.mtime_ns == 0
+
+
 def test_all_of_the_stream_is_read() -> None:
     """Whoever verifies its digest sees the end."""
     pieces = in_pieces(WHOLE + bytes(100_000), 1000)
