@@ -126,14 +126,9 @@ def reported(sink: EventSink, stop: Stop, action: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        from pybuild.executor.errors import DiskFull
+        from pybuild.layer.errors import DiskFull
 
-        where = f" while writing {error.filename}" if error.filename else ""
-        failure = DiskFull(
-            f"no space is left on the disk{where}",
-            hint="give the builder a bigger volume with --kaniko-dir or TMPDIR, or raise the Pod's "
-            "ephemeral-storage limit",
-        )
+        failure = DiskFull(str(error.filename or "the working directory"))
     told = stop.error() if stop.number else failure
     sink(failed_event(told))
     return told.exit_status
