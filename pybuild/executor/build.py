@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pybuild.context.directory import DirectoryContext
-from pybuild.dockerfile.instructions import Dockerfile
+from pybuild.dockerfile.instructions import Copy, Dockerfile
 from pybuild.errors import PybuildError, Source
 from pybuild.events import (
     BuildFinished,
@@ -173,11 +173,18 @@ def _resolve(
 
 
 def _place_of(name: str, dockerfile: Dockerfile) -> Source | None:
-    """The FROM that names the image as it stands, else the first FROM with a variable in it."""
-    origins = [stage.origin for stage in dockerfile.stages]
-    exact = [origin.source for origin in origins if origin.image == name]
-    loose = [origin.source for origin in origins if "$" in origin.image]
+    """The FROM or --from that names the image as it stands, else the first with a variable."""
+    named = [(stage.origin.image, stage.origin.source) for stage in dockerfile.stages]
+    for stage in dockerfile.stages:
+        copies = [one for one in stage.instructions if isinstance(one, Copy)]
+        named += [(copy.from_, copy.source) for copy in copies]
+    exact = [source for image, source in named if image == name]
+    loose = [source for image, source in named if "$" in image]
     return next(iter(exact + loose), None)
+
+
+def _time_text(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _burst(cache: LayerCache, keys: Mapping[StepId, Digest]) -> dict[StepId, CachedStep]:
@@ -237,7 +244,7 @@ class _Build:
         self.now_ns = int(services.now()) * 1_000_000_000
         if request.epoch is not None:
             self.now_ns = request.epoch * 1_000_000_000
-        self.created = datetime.fromtimestamp(self.now_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.created = _time_text(self.now_ns / 1e9)
         self.lineage = self._lineage()
 
     def run(self, before_push: Callable[[Image], tuple[str, ...]]) -> BuildResult:
@@ -385,6 +392,7 @@ class _Build:
             pack_options=options,
             now_ns=self.now_ns,
             created=self.created,
+            stored_at=_time_text(self.services.now()),
             sink=self.services.sink,
             cancelled=self.services.cancelled,
             run_slots=threading.Semaphore(max(1, request.parallel)),

@@ -64,7 +64,8 @@ class StageServices(Struct, frozen=True):
     workspace: Workspace
     pack_options: PackOptions
     now_ns: int
-    created: str
+    created: str  # of what is built, which may be a fixed time
+    stored_at: str  # of cache entries, whose age counts
     sink: EventSink
     cancelled: threading.Event
     run_slots: threading.Semaphore
@@ -267,7 +268,7 @@ class StageBuilder:
             diff_id=layer.layer.diff_id if layer else None,
             layer=layer.layer.descriptor if layer else None,
             index=None,
-            created=services.created,
+            created=services.stored_at,
         )
         blob, index, cache = (layer.layer if layer else None), packed.index, services.cache
         services.store(lambda: cache.put(keys, stored, blob, index.to_bytes()))

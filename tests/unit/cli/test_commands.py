@@ -15,7 +15,7 @@ from pybuild import __version__
 from pybuild.cli.session import Stop, guarded, reported
 from pybuild.errors import Interrupted, RunFailed
 from pybuild.events import BuildFailed, Event
-from pybuild.executor.errors import DiskFull
+from pybuild.layer.errors import DiskFull
 
 
 def program(
