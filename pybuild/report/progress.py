@@ -48,6 +48,7 @@ from pybuild.report.text import (
     layers_text,
     one_line,
     stage_text,
+    stage_title,
 )
 
 _DRAWS_A_SECOND = 10
@@ -233,7 +234,7 @@ class ProgressReport:
         if len(stages) > room - min(4, len(transfers)):
             stages.sort(key=lambda stage: order[stage.state])
             stages = stages[: room - min(4, len(transfers))]
-        column = min(20, max((len(stage.name) for stage in stages), default=0))
+        column = min(20, max((len(stage_title(stage.name)) for stage in stages), default=0))
         rows = [_stage_row(stage, now, column, width) for stage in stages]
         rows += [_transfer_row(item, now, width) for item in transfers[: room - len(rows)]]
         return Group(*rows)
@@ -287,7 +288,7 @@ def _stage_row(stage: _Stage, now: float, column: int, width: int) -> Text:
     text = stage.text if stage.state != "waiting" else "waiting"
     if stage.state == "done":
         text = f"{stage.done} step{'' if stage.done == 1 else 's'}"
-    name = harmless(stage.name)
+    name = harmless(stage_title(stage.name))
     head = Text(f"{mark} ", style).append(f"{_cut(name, column):<{column}} ", "bold")
     room = max(0, width - column - 3 - (len(clock) + 1 if clock else 0))
     shown = _cut(harmless(text), room)
@@ -329,6 +330,10 @@ def _summary_rows(event: BuildFinished) -> list[Text]:
     for path in event.outputs:
         row("wrote", path)
     for stage in event.stages:
-        row("stage", f"{stage.name}: {stage_text(stage)}", "dim" if stage.skipped else "")
+        row(
+            "stage",
+            f"{stage_title(stage.name)}: {stage_text(stage)}",
+            "dim" if stage.skipped else "",
+        )
     row("time", duration(event.seconds))
     return rows

@@ -93,7 +93,7 @@ class Describer:
         self._names: dict[int, str] = {}
 
     def prefix(self, stage: int, step: int | None = None) -> str:
-        name = self._names.get(stage) or str(stage)
+        name = stage_title(self._names.get(stage) or str(stage))
         return f"[{name}]" if step is None else f"[{name} {step + 1}]"
 
     def lines(self, event: Event) -> tuple[Line, ...]:
@@ -139,6 +139,11 @@ class Describer:
                 return tuple(Line(Severity.ERROR, "", text) for text in failure(event))
             case _:
                 return ()
+
+
+def stage_title(name: str) -> str:
+    """A stage without a name is called by its number, which alone would read like a step's."""
+    return f"stage-{name}" if name.isdecimal() else name
 
 
 def _build_started(event: BuildStarted) -> tuple[Line, ...]:
@@ -231,7 +236,7 @@ def summary(event: BuildFinished) -> Iterator[str]:
     for path in event.outputs:
         yield f"wrote   {path}"
     for stage in event.stages:
-        yield f"stage   {stage.name}: {stage_text(stage)}"
+        yield f"stage   {stage_title(stage.name)}: {stage_text(stage)}"
     yield f"time    {duration(event.seconds)}"
 
 

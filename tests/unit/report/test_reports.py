@@ -223,7 +223,7 @@ def test_a_stage_keeps_its_row_when_others_are_not_in_the_plan() -> None:
     report(BuildStarted("/", "Dockerfile", "namespace", "", ("build", "2"), 2))
     report(StageStarted(1, "build", "scratch"))
     report(StageStarted(2, "2", "scratch"))
-    assert [row.split()[1] for row in drawn(report, 80, 10)] == ["build", "2"]
+    assert [row.split()[1] for row in drawn(report, 80, 10)] == ["build", "stage-2"]
 
 
 @pytest.mark.parametrize("kind", ["plain", "json", "color", "progress"])
