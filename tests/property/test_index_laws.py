@@ -83,7 +83,7 @@ def order(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape").replace(b"/", b"\0")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(layers(), max_size=4))
 def test_a_tree_is_the_dictionary_that_its_layers_make(stack: list[list[Entry]]) -> None:
     model: Model = {}
@@ -103,7 +103,7 @@ def test_a_tree_is_the_dictionary_that_its_layers_make(stack: list[list[Entry]])
         assert [entry.path for entry in tree.children(path)] == inside, path
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(layers(), st.binary(max_size=50))
 def test_bytes_and_back(layer: list[Entry], kept: bytes) -> None:
     index = LayerIndex.build(layer, {"etc/passwd": kept})

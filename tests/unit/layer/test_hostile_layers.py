@@ -215,14 +215,14 @@ def test_many_replaced_directories_are_refused_before_they_cost_minutes(root: Pa
         read_layer(in_pieces(archive(*members)), Tree())
 
 
-def test_a_million_headers_are_read_as_a_stream() -> None:
+def test_a_bomb_of_headers_is_read_as_a_stream() -> None:
     """The same name again and again takes no memory; other names are bounded."""
     import tracemalloc
 
     block = archive(f("same", b""))[:512]
 
     def chunks() -> Iterator[bytes]:
-        for _ in range(40):
+        for _ in range(8):
             yield block * 1000
         yield bytes(1024)
 

@@ -49,7 +49,7 @@ def entries(draw: st.DrawFn) -> Entry:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(entries())
 def test_what_we_write_the_standard_library_reads(entry: Entry) -> None:
     data = header_of(entry) + bytes(entry.size) + padding_of(entry.size) + end_of_archive()
@@ -64,7 +64,7 @@ def test_what_we_write_the_standard_library_reads(entry: Entry) -> None:
     assert info.pax_headers.get("SCHILY.xattr.user.k") == ("v" if entry.xattrs else None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     entries(),
     st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
