@@ -135,7 +135,7 @@ def spool(stack: Stack, tree: Tree, paths: Iterable[str], workspace: Workspace) 
         unpack_layer(
             stack[number].open_tar(),
             folder,
-            Tree(()),
+            Tree(tree.layers[:number]),  # links in lower layers decide where entries belong
             style=UnpackStyle.IN_PLACE,
             lower_path=lambda _: None,
             select=names.__contains__,
