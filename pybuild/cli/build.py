@@ -243,6 +243,7 @@ def _isolation_opener(job: Job, context: Path) -> OpenIsolation:
         wishes = Wishes(
             candidates=_volumes(job, context),
             keep=(workspace.root, context, *_kept(job)),
+            discard=workspace.discard,
             force=job.values.switch("force"),
         )
         isolation = choose(job.values.text("isolation"), workspace.roots, wishes)

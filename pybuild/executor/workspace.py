@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import itertools
-import shutil
+import os
 from pathlib import Path
 
 from msgspec import Struct, field
 
+from pybuild.isolation.removal import REMOVED, lock_directory, remove_later, remove_tree
+
+_PREFIX = "pybuild-work-"
+
 
 class Workspace(Struct, frozen=True):
+    """`lock` is held as long as the build lives, so that the next one tells what was left behind
+    from what is in use."""
+
     root: Path
+    lock: int
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     @staticmethod
     def create(parent: Path) -> Workspace:
-        """A new folder of its own below `parent`, readable by nobody else."""
+        """A new folder of its own below `parent`, readable by nobody else. What builds that were
+        killed left there is removed."""
         import tempfile
 
         parent.mkdir(parents=True, exist_ok=True)
-        root = Path(tempfile.mkdtemp(prefix="pybuild-", dir=parent))
+        _remove_left(parent)
+        root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = lock_directory(root)
+        assert lock is not None, "a new folder is nobody else's"
         for name in ("blobs", "spool", "roots"):
             (root / name).mkdir()
-        return Workspace(root)
+        return Workspace(root, lock)
 
     @property
     def roots(self) -> Path:
@@ -37,15 +49,25 @@ class Workspace(Struct, frozen=True):
         path.mkdir()
         return path
 
+    def discard(self, path: Path) -> None:
+        """Removes a large folder of the build's; nobody has to wait for it."""
+        remove_later(path, self.root.parent)
+
     def remove(self) -> None:
-        """Removes everything, whatever its permission bits."""
+        if any((self.root / "spool").iterdir()):
+            self.discard(self.root)
+        else:
+            remove_tree(self.root)
+        os.close(self.lock)
 
-        def open_up(_function: object, path: str, _error: object) -> None:
-            Path(path).parent.chmod(0o700)
-            if Path(path).is_dir() and not Path(path).is_symlink():
-                Path(path).chmod(0o700)
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                Path(path).unlink(missing_ok=True)
 
-        shutil.rmtree(self.root, onerror=open_up)
+def _remove_left(parent: Path) -> None:
+    """Folders of builds that ended without removing them: nobody holds their lock."""
+    for path in (*parent.glob(f"{_PREFIX}*"), *parent.glob(f"{REMOVED}*")):
+        try:
+            lock = lock_directory(path)
+        except OSError:
+            continue  # gone meanwhile, or somebody else's
+        if lock is not None:
+            remove_later(path, parent)
+            os.close(lock)

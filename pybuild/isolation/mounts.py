@@ -66,6 +66,7 @@ class Setup(Struct, frozen=True):
     pid_namespace: bool = True  # and with it a fresh /proc
     entering: Entering = Entering.PIVOT
     overlay: bool = True
+    volatile: bool = True  # overlay does not sync what will be thrown away
     user_xattrs: bool = False  # overlay keeps its marks in user.overlay.*, not trusted.overlay.*
 
     def clone_flags(self) -> int:
@@ -93,8 +94,11 @@ class OverlayStack(Struct, frozen=True):
 
 
 def overlay_options(stack: OverlayStack, setup: Setup) -> str:
-    """Raises TooManyLayers: mount(2) takes a longer string without error and copies one page."""
+    """`volatile`: an upper directory is never mounted as one again; crashed builds start anew.
+
+    Raises TooManyLayers: mount(2) takes a longer string without error and copies one page."""
     marks = "userxattr" if setup.user_xattrs else "redirect_dir=nofollow,metacopy=off"
+    marks += ",volatile" if setup.volatile else ""
     lowers = ":".join(reversed(stack.lowers))
     text = f"lowerdir={lowers},upperdir={stack.upper},workdir={stack.work},index=off,{marks}"
     if len(stack.lowers) > OVERLAY_STACK_LIMIT:

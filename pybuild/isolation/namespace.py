@@ -38,8 +38,17 @@ class Namespace:
     parallel = True
     fidelity = "full"
 
-    def __init__(self, directory: Path, setup: Setup, helper: Runner, *, reason: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        setup: Setup,
+        helper: Runner,
+        *,
+        reason: str = "",
+        discard: Callable[[Path], None] = remove_tree,
+    ) -> None:
         self.reason = reason
+        self._discard = discard
         self.setup = setup
         self._directory = directory
         self._helper = helper
@@ -80,7 +89,8 @@ class Namespace:
 
     def close(self) -> None:
         self._helper.close()
-        remove_tree(self._directory)
+        if self._directory.exists():
+            self._discard(self._directory)
 
 
 def request_for(base: OverlayStack | Path, setup: Setup, command: RunCommand) -> Request:

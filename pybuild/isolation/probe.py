@@ -106,6 +106,8 @@ def _settle(helper: Runner, directory: Path, setup: Setup) -> Setup | Problem:
             setup = replace(setup, pid_namespace=False)
         elif problem.step == "pivot-root" and setup.entering is Entering.PIVOT:
             setup = replace(setup, entering=Entering.MOVE)
+        elif problem.step == "overlay" and setup.overlay and setup.volatile:
+            setup = replace(setup, volatile=False)  # before Linux 5.10
         else:
             return problem
 

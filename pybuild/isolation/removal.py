@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
+
+REMOVED = "pybuild-removed-"
 
 
 def mount_points() -> frozenset[str]:
@@ -66,6 +70,38 @@ def remove_tree(path: Path) -> None:
         os.rmdir(real)
 
 
+def remove_later(path: Path, parent: Path) -> None:
+    """Moves `path` out of the way, into `parent` if that is on the same volume, and removes it in
+    a process of its own, which goes on when this one has ended: tens of thousands of files are
+    seconds that nobody has to wait for. It is locked meanwhile, see `lock_directory`."""
+    import subprocess
+
+    target = parent / f"{REMOVED}{os.urandom(6).hex()}"
+    try:
+        path.rename(target)
+    except OSError:
+        target = path
+    subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, str(target)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+    )
+
+
+def lock_directory(path: Path) -> int | None:
+    """Marks a directory as in use, as long as the given descriptor is open; None where it is."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
 def remove_stub(root: Path, path: str) -> None:
     """Removes what was made at `path` below `root` to be mounted on, if it is still empty. The
     RUN may have put links anywhere on the way, so the way is gone without following one. The
@@ -88,3 +124,9 @@ def remove_stub(root: Path, path: str) -> None:
         return  # not there, not empty, or replaced by the RUN: then it is the RUN's own
     finally:
         os.close(fd)
+
+
+if __name__ == "__main__":
+    lock_directory(Path(sys.argv[1]))
+    os.nice(10)
+    remove_tree(Path(sys.argv[1]))

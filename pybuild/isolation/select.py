@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct
@@ -15,6 +16,7 @@ from pybuild.isolation.errors import IsolationUnsupported, NotInContainer
 from pybuild.isolation.namespace import Namespace
 from pybuild.isolation.probe import Found, find_namespace, has_capability
 from pybuild.isolation.process import Runner
+from pybuild.isolation.removal import remove_tree
 from pybuild.isolation.takeover import (
     Takeover,
     interpreter_stays,
@@ -51,6 +53,7 @@ class Wishes(Struct, frozen=True):
 
     candidates: tuple[Path, ...] = ()
     keep: tuple[Path, ...] = ()
+    discard: Callable[[Path], None] = remove_tree  # what becomes of directories at the end
     force: bool = False  # replace `/` even where this does not look like a container
 
 
@@ -79,7 +82,9 @@ def _choose(name: str, workdir: Path, wishes: Wishes, runner: Runner) -> Isolati
         found = find_namespace(runner, (workdir, *wishes.candidates))
         if found.setup is not None and found.directory is not None:
             directory = found.directory / f"isolation-{os.urandom(6).hex()}"  # volumes are shared
-            return Namespace(directory, found.setup, runner, reason=found.reason)
+            return Namespace(
+                directory, found.setup, runner, reason=found.reason, discard=wishes.discard
+            )
         refused.append(("namespace", found))
     if name in ("auto", "takeover"):
         found = find_takeover()
