@@ -94,6 +94,12 @@ class HostUnsupported(PybuildError):
     code = "host-unsupported"
 
 
+class Cancelled(PybuildError):
+    """This part of the build was stopped since another one failed, whose error is the one told."""
+
+    code = "cancelled"
+
+
 class Interrupted(PybuildError):
     """The build was asked to stop by a signal."""
 

@@ -197,6 +197,7 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             sink(Notice(Level.WARNING, f"{place}: {lint.message}", code=lint.rule))
         client = Client(registries, DockerConfigKeychain(environment), sink)
         stack.callback(client.close)
+        stop.when_asked(client.close)
         request = BuildRequest(
             dockerfile,
             DirectoryContext(root, _patterns(found)),

@@ -84,6 +84,13 @@ class Stop:
 
         self.asked: threading.Event = threading.Event()
         self.number = 0
+        self._actions: list[Callable[[], None]] = []
+
+    def when_asked(self, action: Callable[[], None]) -> None:
+        """Has `action` carried out once a signal came: it wakes what waits and can't poll."""
+        self._actions.append(action)
+        if self.asked.is_set():
+            action()
 
     @contextmanager
     def on_signals(self) -> Iterator[Stop]:
@@ -108,7 +115,12 @@ class Stop:
             os._exit(128 + number)
         self.number = number
         # Not here: the main thread may be inside this very event and hold its lock.
-        threading.Thread(target=self.asked.set, daemon=True).start()
+        threading.Thread(target=self._ask, daemon=True).start()
+
+    def _ask(self) -> None:
+        self.asked.set()
+        for action in self._actions:
+            action()
 
     def error(self) -> Interrupted:
         return Interrupted(self.number)

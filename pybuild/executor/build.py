@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from pybuild.context.directory import DirectoryContext
 from pybuild.dockerfile.instructions import Copy, Dockerfile
-from pybuild.errors import PybuildError, Source
+from pybuild.errors import Cancelled, PybuildError, Source
 from pybuild.events import (
     BuildFinished,
     BuildStarted,
@@ -212,6 +212,8 @@ def build(
     build_ = _Build(request, services, prepared, background, started)
     try:
         return build_.run(before_push)
+    except Cancelled as echo:
+        raise background.failure or echo from None
     finally:
         background.close()
         build_.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
-from pybuild.errors import PybuildError
+from pybuild.errors import Cancelled
 
 if TYPE_CHECKING:
     import threading
@@ -51,7 +51,5 @@ def run_stages(
 
 def _first(failures: list[BaseException]) -> BaseException:
     """The one that the user has to know of: the first that is no echo of the others' stop."""
-    for failure in failures:
-        if isinstance(failure, PybuildError) and failure.message != "the command was stopped":
-            return failure
-    return failures[0]
+    causes = [failure for failure in failures if not isinstance(failure, Cancelled)]
+    return (causes or failures)[0]

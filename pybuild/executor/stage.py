@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, assert_never
 
 from msgspec import Struct, field
 
-from pybuild.errors import PybuildError, RunFailed
+from pybuild.errors import Cancelled, PybuildError, RunFailed
 from pybuild.events import (
     EventSink,
     StageFinished,
@@ -289,7 +289,15 @@ class StageBuilder:
                 changes = directory_changes(step.action, self.state, self.services.now_ns)
             case _:
                 raise AssertionError(step)
-        return pack_layer(changes, self.services.workspace.new_blob(), options)
+        wanted = self._until_cancelled(changes)
+        return pack_layer(wanted, self.services.workspace.new_blob(), options)
+
+    def _until_cancelled(self, changes: Iterable[Change]) -> Iterator[Change]:
+        is_cancelled = self.services.cancelled.is_set
+        for change in changes:
+            if is_cancelled():
+                raise Cancelled("the layer is not wanted any more")
+            yield change
 
     def _run(self, step: Step, action: RunAction) -> Iterator[Change]:
         from pybuild.executor.run import make_command
@@ -304,7 +312,7 @@ class StageBuilder:
         with services.run_slots:
             status = root.run(command, output, services.cancelled)
         if services.cancelled.is_set():
-            raise RunFailed("the command was stopped", status=status)
+            raise Cancelled("the command was stopped")
         if status != 0:
             raise RunFailed(_how_it_ended(status), status=status, hint=_run_hint(status))
         return root.changes(tree)
