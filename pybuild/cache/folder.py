@@ -34,28 +34,28 @@ class IndexFolder:
     ) -> None:
         self._inner.put(keys, stored, layer, index)
 
-    def get_index(self, layer: Digest) -> bytes | None:
+    def get_index(self, chain: Digest) -> bytes | None:
         """From the folder, else from `inner`, and kept then. A broken file is the reader's miss."""
         try:
-            return self._path(layer).read_bytes()
+            return self._path(chain).read_bytes()
         except OSError:
-            found = self._inner.get_index(layer)
+            found = self._inner.get_index(chain)
         if found is not None:
-            self._keep(layer, found)
+            self._keep(chain, found)
         return found
 
-    def put_index(self, layer: Digest, index: bytes) -> None:
-        self._keep(layer, index)
-        self._inner.put_index(layer, index)
+    def put_index(self, chain: Digest, index: bytes) -> None:
+        self._keep(chain, index)
+        self._inner.put_index(chain, index)
 
-    def _path(self, layer: Digest) -> Path:
-        return self._directory / "indexes" / layer.algorithm / layer.hex
+    def _path(self, chain: Digest) -> Path:
+        return self._directory / "indexes" / chain.algorithm / chain.hex
 
-    def _keep(self, layer: Digest, index: bytes) -> None:
+    def _keep(self, chain: Digest, index: bytes) -> None:
         """Whole or not at all; a folder that can't be written is told of once."""
         if not self._writable:
             return
-        path = self._path(layer)
+        path = self._path(chain)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,5 +80,5 @@ class ReadOnlyCache:
     ) -> None:
         """Nothing is kept."""
 
-    def put_index(self, layer: Digest, index: bytes) -> None:
+    def put_index(self, chain: Digest, index: bytes) -> None:
         """Nothing is kept."""

@@ -51,9 +51,9 @@ class LayerCache(Protocol):
         self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
     ) -> None: ...
 
-    def get_index(self, layer: Digest) -> bytes | None: ...
+    def get_index(self, chain: Digest) -> bytes | None: ...
 
-    def put_index(self, layer: Digest, index: bytes) -> None: ...
+    def put_index(self, chain: Digest, index: bytes) -> None: ...
 
 
 class RegistryCache:
@@ -83,11 +83,11 @@ class RegistryCache:
     ) -> None:
         self._attempt("write", lambda: self._put(keys, stored, layer, index))
 
-    def get_index(self, layer: Digest) -> bytes | None:
-        return self._attempt("read", lambda: self._get_index(layer))
+    def get_index(self, chain: Digest) -> bytes | None:
+        return self._attempt("read", lambda: self._get_index(chain))
 
-    def put_index(self, layer: Digest, index: bytes) -> None:
-        self._attempt("write", lambda: self._put_index(layer, index))
+    def put_index(self, chain: Digest, index: bytes) -> None:
+        self._attempt("write", lambda: self._put_index(chain, index))
 
     def _at(self, key: Digest) -> Reference:
         return self._repository.with_tag(key.hex)
@@ -145,16 +145,16 @@ class RegistryCache:
     def _push_small(self, descriptor: Descriptor, data: bytes) -> None:
         self._client.push_blob(self._repository, descriptor, lambda: iter((data,)))
 
-    def _get_index(self, layer: Digest) -> bytes | None:
-        found = self._client.try_manifest(self._at(index_key(layer)))
+    def _get_index(self, chain: Digest) -> bytes | None:
+        found = self._client.try_manifest(self._at(index_key(chain)))
         if not isinstance(found, Manifest) or not found.layers:
             return None
         return self._read_index(found.layers[0])
 
-    def _put_index(self, layer: Digest, index: bytes) -> None:
+    def _put_index(self, chain: Digest, index: bytes) -> None:
         self._push_small(EMPTY, EMPTY_JSON)
         descriptor = self._push_index(index)
-        self._client.push_manifest(self._at(index_key(layer)), index_manifest(descriptor))
+        self._client.push_manifest(self._at(index_key(chain)), index_manifest(descriptor))
 
     def _attempt(self, what: str, action: Callable[[], Result]) -> Result | None:
         if self._broken.is_set():

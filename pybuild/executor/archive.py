@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pybuild.layer.apply import UnpackStyle, unpack_layer
 from pybuild.layer.compress import decompress
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 18
 _BLOCK = 512
-
-
-class _Decompressor(Protocol):
-    def decompress(self, data: bytes, /) -> bytes: ...
 
 
 def unpack_archive(file: Path, workspace: Workspace) -> tuple[Path, LayerIndex] | None:
@@ -64,36 +60,4 @@ def _checks(header: bytes) -> bool:
 
 def _plain(file: Path) -> Iterator[bytes]:
     with file.open("rb") as raw:
-        magic = raw.read(6)
-        raw.seek(0)
-        chunks = iter(lambda: raw.read(_CHUNK), b"")
-        if magic.startswith(b"BZh"):
-            import bz2
-
-            yield from _named("bzip2", OSError, _through(bz2.BZ2Decompressor, chunks))
-        elif magic == b"\xfd7zXZ\0":
-            import lzma
-
-            yield from _named("xz", lzma.LZMAError, _through(lzma.LZMADecompressor, chunks))
-        else:
-            yield from decompress(chunks)
-
-
-def _named(name: str, damaged: type[Exception], chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Gives the decompressor's own error the name that all broken archives have."""
-    try:
-        yield from chunks
-    except (damaged, EOFError) as error:
-        raise BadArchive(f"the {name} stream is damaged: {error}") from error
-
-
-def _through(make: type[_Decompressor], chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Several streams one after the other are one, as bzip2(1) and xz(1) have it."""
-    decompressor = make()
-    for chunk in chunks:
-        data = chunk
-        while data:
-            if getattr(decompressor, "eof", False):
-                decompressor = make()
-            yield decompressor.decompress(data)
-            data = getattr(decompressor, "unused_data", b"")
+        yield from decompress(iter(lambda: raw.read(_CHUNK), b""))

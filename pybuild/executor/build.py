@@ -254,6 +254,7 @@ class _Build:
         needed = required(plan, self.prepared.fit)
         reason = self._open_isolation(needed)
         self._tell_start(reason)
+        self.uploads.check()
         self._upload_bases()
         services = self._stage_services()
         for stage in plan.stages:
@@ -261,12 +262,17 @@ class _Build:
                 self.services.sink(StageSkipped(stage.number, stage.name))
         wanted = [stage for stage in plan.stages if stage.number in needed]
         at_once = self.request.parallel if self._parallel() else 1
-        run_stages(
-            wanted,
-            lambda stage: self._build_stage(stage, services),
-            at_once,
-            self.services.cancelled,
-        )
+        try:
+            run_stages(
+                wanted,
+                lambda stage: self._build_stage(stage, services),
+                at_once,
+                self.services.cancelled,
+            )
+        except PybuildError:
+            if self.background.failure is not None:  # which stopped the step that failed here
+                raise self.background.failure from None
+            raise
         if self.services.cancelled.is_set():
             self.background.finish()  # raises: a transfer failed, or a signal came
         image = self._assemble()
@@ -339,14 +345,12 @@ class _Build:
             image.manifest.layers, diff_ids, chain_ids(diff_ids), strict=True
         ):
             layer = Layer(blob, diff_id, partial(client.open_blob, source, blob), source)
-            made.append(
-                StackLayer(layer, chain, LayerOrigin.BASE, "", self._index_reader(blob.digest))
-            )
+            made.append(StackLayer(layer, chain, LayerOrigin.BASE, "", self._index_reader(chain)))
         return tuple(made)
 
-    def _index_reader(self, digest: Digest) -> Callable[[], bytes | None]:
+    def _index_reader(self, chain: Digest) -> Callable[[], bytes | None]:
         cache = self.services.cache
-        return (lambda: None) if cache is None else (lambda: cache.get_index(digest))
+        return (lambda: None) if cache is None else (lambda: cache.get_index(chain))
 
     def _new_state(self, stack: Stack) -> StageState:
         return StageState(

@@ -122,7 +122,14 @@ class Copying:
         for url in self.action.urls:
             from pybuild.executor.download import download
 
-            fetched = download(url, self.action, self.services.workspace, self.services.sink)
+            services = self.services
+            fetched = download(
+                url,
+                self.action,
+                services.workspace,
+                services.sink,
+                cancelled=services.cancelled,
+            )
             if self.action.unpack and self._unpack_file(fetched.path):
                 continue
             size = fetched.path.stat().st_size

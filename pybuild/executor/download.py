@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from pybuild.errors import NotCarriedOut
+from pybuild.errors import Cancelled, NotCarriedOut
 from pybuild.events import (
     EventSink,
     TransferFinished,
@@ -23,6 +23,9 @@ from pybuild.events import (
 from pybuild.executor.errors import ChecksumMismatch, DownloadFailed
 
 if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
     from pybuild.executor.workspace import Workspace
     from pybuild.plan.steps import CopyAction
 
@@ -39,8 +42,15 @@ class Download(Struct, frozen=True):
     digest: str
 
 
-def download(url: str, action: CopyAction, workspace: Workspace, sink: EventSink) -> Download:
-    """Raises DownloadFailed, ChecksumMismatch, NotCarriedOut for git."""
+def download(
+    url: str,
+    action: CopyAction,
+    workspace: Workspace,
+    sink: EventSink,
+    *,
+    cancelled: threading.Event,
+) -> Download:
+    """Raises DownloadFailed, ChecksumMismatch, NotCarriedOut for git, and Cancelled."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or parts.path.endswith(".git"):
         raise NotCarriedOut(
@@ -55,7 +65,28 @@ def download(url: str, action: CopyAction, workspace: Workspace, sink: EventSink
             f"ADD {_shown(url)}: the address names no file",
             hint="name the file in the destination, without a slash at its end",
         )
-    return _fetch(url, name, action.checksum, workspace.new_spool() / "download", sink)
+    path = workspace.new_spool() / "download"
+    return _unless(cancelled, lambda: _fetch(url, name, action.checksum, path, sink))
+
+
+def _unless(cancelled: threading.Event, action: Callable[[], Download]) -> Download:
+    """The result of `action`, which may wait for a server; Cancelled without waiting for it."""
+    import threading
+    from concurrent.futures import Future, wait
+
+    future: Future[Download] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="download", daemon=True).start()
+    while not wait((future,), 0.1).done:
+        if cancelled.is_set():
+            raise Cancelled("the download is not wanted any more")
+    return future.result()
 
 
 def _shown(url: str) -> str:
@@ -76,7 +107,8 @@ def _fetch(url: str, name: str, checksum: str, path: Path, sink: EventSink) -> D
                     continue
                 if response.status_code != 200:
                     raise DownloadFailed(
-                        f"ADD {label}: the server answers {response.status_code} {response.reason}"
+                        f"ADD {label}: the server answers {response.status_code} {response.reason}",
+                        hint="check the address; one that wants a password needs another way",
                     )
                 size = int(response.headers.get("Content-Length") or 0)
                 sink(TransferStarted(label, TransferKind.DOWNLOAD, label, size))
@@ -90,7 +122,8 @@ def _fetch(url: str, name: str, checksum: str, path: Path, sink: EventSink) -> D
                 digest = f"sha256:{hasher.hexdigest()}"
                 if checksum and checksum != digest:
                     raise ChecksumMismatch(
-                        f"ADD {label}: the file has {digest}, --checksum asks for {checksum}"
+                        f"ADD {label}: the file has {digest}, --checksum asks for {checksum}",
+                        hint="the file behind the address has changed, or the checksum is mistyped",
                     )
                 seconds = time.monotonic() - started
                 outcome = TransferOutcome.DONE
@@ -98,13 +131,25 @@ def _fetch(url: str, name: str, checksum: str, path: Path, sink: EventSink) -> D
                 return Download(path, name, _modified(response.headers), digest)
         except requests.RequestException as error:
             if attempt == _TRIES:
-                cause = type(error).__name__
                 raise DownloadFailed(
-                    f"ADD {label}: {cause} after {attempt} tries",
+                    f"ADD {label}: {_why(error)} (tried {attempt} times)",
                     hint="check the address, the network and the proxy settings",
                 ) from error
             time.sleep(attempt)
     raise DownloadFailed(f"ADD {label}: no answer")
+
+
+def _why(error: BaseException) -> str:
+    """The system's own word for what went wrong; what libraries wrap it in may hold the address
+    with its password."""
+    inner: BaseException | None = error
+    while inner is not None:
+        reason = getattr(inner, "reason", None)
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror.lower()
+        nested = next((arg for arg in inner.args if isinstance(arg, BaseException)), None)
+        inner = reason if isinstance(reason, BaseException) else nested or inner.__context__
+    return type(error).__name__
 
 
 def _modified(headers: object) -> int:

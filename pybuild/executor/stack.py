@@ -115,7 +115,7 @@ class Indexes:
         """Keeps a base layer's index for the builds that come after."""
         self.remember(layer.chain, index)
         if self._cache is not None and layer.origin is LayerOrigin.BASE:
-            self._cache.put_index(layer.layer.descriptor.digest, index.to_bytes())
+            self._cache.put_index(layer.chain, index.to_bytes())
         return index
 
 

@@ -212,6 +212,8 @@ class StageBuilder:
         number = self.stage.number
         services.sink(StepStarted(number, step.number, step.text, step.source.line, reason))
         parent = self.state.chain
+        if services.cache is None and self._runs_later(step):
+            self.state.root()  # unpacking gives the index too; the base is read once then
         packed = self._pack(step, taken)
         layer = None if packed.empty else self._new_layer(packed, parent, step.created_by)
         if isinstance(step.action, RunAction):
@@ -227,6 +229,10 @@ class StageBuilder:
         seconds = time.monotonic() - started
         size = layer.layer.descriptor.size if layer else 0
         services.sink(StepFinished(number, step.number, step.text, step.source.line, seconds, size))
+
+    def _runs_later(self, step: Step) -> bool:
+        later = self.stage.file_steps
+        return any(isinstance(s.action, RunAction) for s in later if s.number > step.number)
 
     def _new_layer(self, packed: PackedLayer, parent: Digest, created_by: str) -> StackLayer:
         path = packed.path

@@ -37,6 +37,12 @@ class Uploads:
         self._guard = threading.Lock()
         self.outcomes: dict[str, TransferOutcome] = {}  # at the first repository, by digest
 
+    def check(self) -> None:
+        """Asks at once whether a push is allowed, so that a refusal ends the build before its
+        first command has run for minutes."""
+        for repository in self._repositories:
+            self._background.submit(partial(self._client.check_push, repository))
+
     def start(self, layer: Layer) -> None:
         """Begins to bring a finished layer to all repositories."""
         if not self._repositories or is_foreign(layer.descriptor.media_type):

@@ -121,9 +121,10 @@ def state_key(parent: Digest, content: Digest) -> Digest:
     return _digest(SCHEMA, "state", parent, content)
 
 
-def index_key(layer: Digest) -> Digest:
-    """Finds the index of a layer by the digest of its blob."""
-    return _digest(SCHEMA, "index", layer)
+def index_key(chain: Digest) -> Digest:
+    """Finds the index of a layer by its place: where an entry belongs depends on the links in the
+    layers below it."""
+    return _digest(SCHEMA, "index", chain)
 
 
 def _action_facts(action: Action) -> list[object]:

@@ -30,7 +30,7 @@ def stack(*lowers: str) -> OverlayStack:
 )
 def test_options_name_the_highest_layer_first(user_xattrs: bool, marks: str) -> None:
     text = overlay_options(stack("1", "2", "3"), Setup(user_xattrs=user_xattrs))
-    assert text == f"lowerdir=3:2:1,upperdir=9,workdir=../w/9,index=off,{marks}"
+    assert text == f"lowerdir=3:2:1,upperdir=9,workdir=../w/9,index=off,{marks},volatile"
 
 
 @pytest.mark.parametrize(
