@@ -62,7 +62,18 @@ class Pybuild:
             command += [f"--dockerfile={work.context}/Dockerfile", "--isolation=namespace"]
             command += [f"--destination={work.destination}", "--insecure", *self.options]
             command += [f"--kaniko-dir={storage}"]
-            return _measured([command], r"python3.*")
+            measured = _measured([command], r"python3.*")
+            _wait_until_empty(Path(storage))
+            return measured
+
+
+def _wait_until_empty(storage: Path) -> None:
+    """It removes its folders after its end; the next builder must not pay for that."""
+    deadline = time.monotonic() + 120
+    while any(storage.iterdir()):
+        if time.monotonic() > deadline:
+            raise BuildBroke(f"pybuild left files in its folder: {list(storage.iterdir())}")
+        time.sleep(0.05)
 
 
 @dataclass(frozen=True, slots=True)

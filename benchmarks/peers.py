@@ -81,7 +81,8 @@ def _workload(folder: Path, builders: Sequence[Builder], runs: int) -> Results:
         with _pristine_registry(Path(work)) as pristine:
             port = free_port()
             for turn in range(runs):
-                for builder in builders:
+                first = turn % len(builders)  # whoever comes after another may pay for its traces
+                for builder in (*builders[first:], *builders[:first]):
                     measured = _one(builder, pristine, port, context, folder.name)
                     found[builder.name].append(measured)
                     print(
@@ -107,7 +108,7 @@ def _one(builder: Builder, pristine: Path, port: int, context: Path, name: str) 
     """One build against a registry of its own; the same port, so that nothing else differs."""
     with tempfile.TemporaryDirectory(prefix="bench-registry-") as storage:
         subprocess.run(["cp", "-a", f"{pristine}/.", storage], check=True)
-        os.sync()  # nobody pays for what was written before
+        os.sync()  # nobody pays for what was written or removed before
         with running_registry(Path(storage), port=port) as registry:
             work = Work(name, context, registry, f"{registry}/bench/{name}:latest")
             measured = builder.measure(work)
