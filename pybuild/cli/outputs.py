@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
 
 DIGEST_FILES = ("digest-file", "image-name-with-digest-file", "image-name-tag-with-digest-file")
 OUTPUT_FLAGS = ("tar-path", "oci-layout-path", *DIGEST_FILES)
+_FOLDERS = ("oci-layout-path",)
 _NAMELESS = "unset-repo/unset-image-name"  # what kaniko writes into an archive without a name
 
 
 def outputs(values: Values, destinations: Sequence[Reference]) -> Outputs:
     """What is to be written; finds before the build what could not be written after it.
 
-    Raises NotCarriedOut for a digest sent to a URL, OutputFailed for a missing folder.
+    Raises NotCarriedOut for a digest sent to a URL, OutputFailed for what can't be written.
     """
     from pybuild.image.reference import parse_reference
     from pybuild.output.files import OutputFailed, Outputs
@@ -38,6 +40,9 @@ def outputs(values: Values, destinations: Sequence[Reference]) -> Outputs:
             f"--tar-path={archive}: there is no folder {archive.absolute().parent}",
             hint="make it first",
         )
+    for name in OUTPUT_FLAGS:
+        if (file := path(name)) is not None:
+            _check_place(name, file.absolute())
     return Outputs(
         archive,
         path("oci-layout-path"),
@@ -46,3 +51,24 @@ def outputs(values: Values, destinations: Sequence[Reference]) -> Outputs:
         path("image-name-tag-with-digest-file"),
         tuple(destinations) or (parse_reference(_NAMELESS),),
     )
+
+
+def _check_place(flag: str, path: Path) -> None:
+    """Finds what stands in the way of a file or folder before hours of work are done."""
+    from pybuild.output.files import OutputFailed
+
+    problem = ""
+    if flag in _FOLDERS:
+        if path.exists() and not path.is_dir():
+            problem = "is no folder"
+    elif path.is_dir():
+        problem = "is a folder, not a file"
+    above = path
+    while not above.exists():
+        above = above.parent
+    if above != path and not above.is_dir():
+        problem = f"can't be made: {above} is no folder"
+    if not problem and not os.access(above, os.W_OK):
+        problem = f"can't be written by this user ({above})"
+    if problem:
+        raise OutputFailed(f"--{flag}={path}: this {problem}", hint="name another place")

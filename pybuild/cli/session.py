@@ -140,7 +140,8 @@ def reported(sink: EventSink, stop: Stop, action: Callable[[], int]) -> int:
             raise
         from pybuild.layer.errors import DiskFull
 
-        failure = DiskFull(str(error.filename or "the working directory"))
+        named = str(error.filename or "")
+        failure = DiskFull(named.rpartition("/")[0] if named else "the working folder")
     told = stop.error() if stop.number else failure
     sink(failed_event(told))
     return told.exit_status

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pybuild.cache.layers import CachedStep, LayerCache
     from pybuild.executor.copy import Picked
     from pybuild.executor.workspace import Workspace
+    from pybuild.isolation.command import Root
     from pybuild.layer.changes import Change
     from pybuild.layer.pack import PackedLayer, PackOptions
 
@@ -320,7 +321,7 @@ class StageBuilder:
         if services.cancelled.is_set():
             raise Cancelled("the command was stopped")
         if status != 0:
-            raise RunFailed(_how_it_ended(status), status=status, hint=_run_hint(status))
+            raise _run_failure(status, root)
         return root.changes(tree)
 
     def _copy(
@@ -348,6 +349,16 @@ def read_file(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(1 << 18):
             yield chunk
+
+
+def _run_failure(status: int, root: Root) -> PybuildError:
+    """A command that ended on a full volume most likely ended for it, whatever its status."""
+    from pybuild.layer.errors import DiskFull, has_room
+
+    if has_room(str(root.folder)):
+        return RunFailed(_how_it_ended(status), status=status, hint=_run_hint(status))
+    ended = f"{_how_it_ended(status)}, and no space is left"
+    return DiskFull(str(root.folder), ended=ended, status=status)
 
 
 def _how_it_ended(status: int) -> str:

@@ -60,7 +60,11 @@ class StackedLayer(Struct, frozen=True):
 
 
 class Root(Protocol):
-    """A stage's root filesystem on disk, as far as it has been needed. One thread at a time."""
+    """A stage's root filesystem on disk, as far as it has been needed. One thread at a time.
+    `folder` is where a RUN's changes are written to, on the volume that may get full."""
+
+    @property
+    def folder(self) -> Path: ...
 
     def apply(self, layers: Sequence[StackedLayer]) -> None:
         """Puts layers on top of what is there, in order."""

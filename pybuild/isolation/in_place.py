@@ -77,6 +77,7 @@ class PlainRoot:
         self._files = InPlaceLayers(directory, lambda _path: False)
         self._enter = enter
         self._discard = discard
+        self.folder = directory
 
     def apply(self, layers: Sequence[StackedLayer]) -> None:
         self._files.apply(layers)

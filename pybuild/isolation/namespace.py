@@ -147,6 +147,10 @@ class _OverlayRoot:
         self._upper = ""  # of the last run, until it is settled
         self._known: dict[str, tuple[str, ...]] = {}
 
+    @property
+    def folder(self) -> Path:
+        return self._layers.directory
+
     def apply(self, layers: Sequence[StackedLayer]) -> None:
         self._stack += self._layers.ensure(layers, self._stack)
         self._known.clear()

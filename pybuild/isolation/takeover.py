@@ -178,6 +178,7 @@ class _TakeoverRoot:
         self.stored = stored  # where its files are while another root is on `/`
         self._takeover = takeover
         self._files = InPlaceLayers(Path("/"), takeover.kept.covers)
+        self.folder = Path("/")
 
     def apply(self, layers: Sequence[StackedLayer]) -> None:
         self._takeover.activate(self)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 from pybuild.errors import HostileContent, HostUnsupported, InputError
 
@@ -92,16 +94,51 @@ class AttributeRefused(HostUnsupported):
 
 
 class DiskFull(HostUnsupported):
-    """The volume that layers are written to has no space left."""
+    """The volume that layers, outputs or a RUN's files are written to has no space left."""
 
     code = "disk-full"
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, *, ended: str = "", status: int = 1) -> None:
+        """`ended` says how a RUN ended for it, `status` with which exit status."""
         super().__init__(
-            f"no space left while writing below {place}",
-            hint="give the Pod a larger volume or ephemeral-storage limit, or a working directory "
-            "on one",
+            f"{ended or 'no space left while writing'} below {place}{_room(place)}",
+            hint="give the Pod a larger volume or ephemeral-storage limit, or put the builder's "
+            "folder on one (--kaniko-dir, TMPDIR)",
         )
+        self.status = status
+
+    @property
+    def exit_status(self) -> int:
+        return self.status
+
+
+_SOME_BYTES = 64 << 10
+
+
+def has_room(place: str) -> bool:
+    """Whether a file of some size could still be written below `place`."""
+    try:
+        found = os.statvfs(place)
+    except OSError:
+        return True
+    # Some filesystems hand out no inode numbers beforehand and say that there are none.
+    return found.f_bavail * found.f_frsize >= _SOME_BYTES and (
+        found.f_ffree > 0 or not found.f_files
+    )
+
+
+def _room(place: str) -> str:
+    """How much there is, at the nearest folder that is still there."""
+    folder = Path(place).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return ""
+    free, whole = (count * found.f_frsize / 1e6 for count in (found.f_bavail, found.f_blocks))
+    files = f", no inode left of {found.f_files}" if found.f_files and not found.f_ffree else ""
+    return f": its volume has {whole:.1f} MB, {free:.1f} MB of them free now{files}"
 
 
 def is_full(error: OSError) -> bool:

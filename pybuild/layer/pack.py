@@ -64,10 +64,12 @@ def pack_layer(changes: Iterable[Change], target: Path, options: PackOptions) ->
             packing.add(change)
         return packing.finish(target)
     except BaseException as error:
+        # Told before the file makes room again.
+        full = isinstance(error, OSError) and is_full(error) and DiskFull(str(target.parent))
         file.abandon()
         target.unlink(missing_ok=True)
-        if isinstance(error, OSError) and is_full(error):
-            raise DiskFull(str(target.parent)) from error
+        if full:
+            raise full from error
         raise
 
 

@@ -34,6 +34,7 @@ class Outputs(Struct, frozen=True):
 
     def write_image(self, image: Image) -> tuple[str, ...]:
         """Archive and layout, before anything is tagged. Gives the paths that were written."""
+        self._try_digest_files()
         written = []
         if self.archive is not None:
             from pybuild.store.archive import write_archive
@@ -48,6 +49,13 @@ class Outputs(Struct, frozen=True):
                 layout.add(image, name)
             written.append(str(self.layout))
         return tuple(written)
+
+    def _try_digest_files(self) -> None:
+        """What can't be written after the push is better known before it."""
+        for path in (self.digest_file, self.name_with_digest_file, self.name_tag_with_digest_file):
+            if path is not None and (path.is_file() or not path.exists()):
+                write_digest_file(path.with_name(f".{path.name}.try"), "." * 256)
+                path.with_name(f".{path.name}.try").unlink()
 
     def write_digests(self, result: BuildResult) -> None:
         """The digest files, after the push: whoever finds one finds the image."""
@@ -64,11 +72,16 @@ def _lines(lines: Sequence[str]) -> str:
 
 
 def write_digest_file(path: Path | None, text: str) -> None:
-    """Makes missing folders on the way; replaces the file as a whole."""
+    """Makes missing folders on the way; replaces the file as a whole. Raises OutputNotWritable,
+    OSError for a full disk."""
     if path is None:
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as error:
-        raise OutputFailed(f"{path} can't be written: {error.strerror}") from error
+    from pybuild.store.blobs import beside
+    from pybuild.store.errors import writing
+
+    with writing(path):
+        if path.exists() and not path.is_file():  # /dev/stdout, a pipe
+            path.write_text(text)
+            return
+        with beside(path) as (_, file):
+            file.write(text.encode())

@@ -38,6 +38,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
+            error.filename = str(path.absolute())
             raise
         raise OutputNotWritable(
             f"{path} can't be written: {(error.strerror or str(error)).lower()}"
