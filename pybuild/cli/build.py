@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from pybuild.cli import options
 from pybuild.cli.parse import Values
 from pybuild.cli.session import Stop, reported
+from pybuild.errors import Source
 from pybuild.events import BuildFailed, BuildFinished, Event, EventSink, Level, Notice
 
 if TYPE_CHECKING:
@@ -227,10 +228,27 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
 def _patterns(found: DockerfileFound) -> Patterns | None:
     if not found.ignore:
         return None
+    from pybuild.dockerfile.errors import BadPattern
     from pybuild.dockerfile.patterns import Patterns, parse_ignore_file
 
     lines = parse_ignore_file(found.ignore)
-    return Patterns(lines) if lines else None
+    try:
+        return Patterns(lines) if lines else None
+    except BadPattern as error:
+        raise error.at(_place_of_pattern(found)) from None
+
+
+def _place_of_pattern(found: DockerfileFound) -> Source | None:
+    """The first line of the ignore file that is malformed by itself."""
+    from pybuild.dockerfile.errors import BadPattern
+    from pybuild.dockerfile.patterns import Patterns, parse_ignore_file
+
+    for number, text in enumerate(found.ignore.splitlines(), 1):
+        try:
+            Patterns(parse_ignore_file(text))
+        except BadPattern:
+            return Source(found.ignore_file, number, number, text)
+    return None
 
 
 def _isolation_opener(job: Job, context: Path) -> OpenIsolation:

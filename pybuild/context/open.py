@@ -78,7 +78,7 @@ def open_context(url: str, options: ContextOptions, sink: EventSink) -> Iterator
         return
     for prefix, what in _NOT_YET.items():
         if url.startswith(prefix):
-            hint = "end the URL with .git for a repository" if "http" in prefix else ""
+            hint = "give a folder, or a git repository (a URL that ends in .git)"
             raise NotCarriedOut(
                 f"{what} is not carried out yet: {without_password(url)}", hint=hint
             )
@@ -92,7 +92,9 @@ def open_context(url: str, options: ContextOptions, sink: EventSink) -> Iterator
     folder = Path(url.removeprefix("dir://") or ".")
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        hint = f"{Path.cwd()} is the working folder" if not folder.is_absolute() else ""
+        hint = "give the folder to build from with --context; in a Pod: is its volume mounted?"
+        if not folder.is_absolute():
+            hint += f" ({Path.cwd()} is the working folder)"
         raise ContextMissing(f"the context folder {folder} {what}", hint=hint)
     yield _inside(folder.resolve(), options.sub_path, url)
 
@@ -104,7 +106,10 @@ def _inside(root: Path, sub_path: str, shown: str) -> Path:
     context = DirectoryContext(root)
     inner = root / context.resolve(sub_path.strip("/"), follow_last=True)
     if not inner.is_dir():
-        raise ContextMissing(f"the context {shown} has no folder {sub_path}")
+        raise ContextMissing(
+            f"the context {shown} has no folder {sub_path}",
+            hint="check --context-sub-path, or the part behind the colon",
+        )
     return inner
 
 
@@ -169,6 +174,11 @@ def _missing(name: str, context: Path, working_directory: Path | None) -> Docker
     places = [str(place) for place in (working_directory, context) if place is not None]
     where = " nor in ".join(dict.fromkeys(places))
     similar = ""
+    if (context / name).is_dir():
+        return DockerfileMissing(
+            f"{name} in {context} is a folder, not a Dockerfile",
+            hint=f"name the file with --dockerfile, such as {name}/Dockerfile",
+        )
     if context.is_dir():
         near = sorted(item.name for item in context.iterdir() if "dockerfile" in item.name.lower())
         near = [item for item in near if not item.endswith(".dockerignore")]

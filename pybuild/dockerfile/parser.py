@@ -13,6 +13,7 @@ from pybuild.dockerfile.errors import (
     BadSubstitution,
     BadTrigger,
     DockerfileError,
+    DockerfileSyntax,
     NoStage,
     UnknownInstruction,
     WrongArguments,
@@ -35,6 +36,7 @@ _ONBUILD = re.compile(r"\s*ONBUILD\s*", re.IGNORECASE)
 
 def parse(text: str, *, file: str = "Dockerfile") -> ins.Dockerfile:
     """Reads a whole Dockerfile. Raises a DockerfileError with file, lines and text of the cause."""
+    _refuse_binary(text, file)
     parsed = parse_nodes(text, file)
     warnings = list(parsed.warnings)
     meta_args: list[ins.Arg] = []
@@ -66,6 +68,20 @@ def parse(text: str, *, file: str = "Dockerfile") -> ins.Dockerfile:
             for index, (origin, body) in enumerate(stages)
         ),
         warnings=tuple(warnings),
+    )
+
+
+def _refuse_binary(text: str, file: str) -> None:
+    """No path, argument or variable can hold a NUL; a file that has some is no text, or UTF-16."""
+    place = text.find("\0")
+    if place < 0:
+        return
+    number = text.count("\n", 0, place) + 1
+    line = text.splitlines()[number - 1] if number < 1000 else ""
+    raise DockerfileSyntax(
+        "the line holds a NUL character",
+        hint="save the file as UTF-8 text",
+        source=Source(file, number, number, line[:200]),
     )
 
 

@@ -34,6 +34,7 @@ from pybuild.executor.stage import StageBuilder, StageServices, StageTally
 from pybuild.executor.state import ContextSource, StageState
 from pybuild.executor.uploads import Uploads
 from pybuild.executor.workspace import Workspace
+from pybuild.image.descriptor import BadManifest
 from pybuild.image.digest import Digest
 from pybuild.image.image import Image
 from pybuild.image.layer import Layer, chain_ids
@@ -53,6 +54,7 @@ from pybuild.plan.steps import (
     RunAction,
     StagePlan,
 )
+from pybuild.registry.errors import BadCertificateFile, BrokenConfig
 
 if TYPE_CHECKING:
     from pybuild.cache.layers import CachedStep, LayerCache
@@ -160,7 +162,11 @@ def _resolve(
 ) -> list[ResolvedImage]:
     def resolve(need: ImageRequest) -> ResolvedImage:
         try:
-            return services.client.resolve(parse_reference(need.name), need.platform)
+            image = services.client.resolve(parse_reference(need.name), need.platform)
+            _check_layers(need.name, image)
+            return image
+        except (BrokenConfig, BadCertificateFile):
+            raise  # no instruction is to blame
         except PybuildError as error:
             raise error.at(_place_of(need.name, request.dockerfile)) from error.__cause__
 
@@ -170,6 +176,15 @@ def _resolve(
 
     with ThreadPoolExecutor(_LOOKUPS_AT_ONCE, "resolve") as pool:
         return list(pool.map(resolve, missing))
+
+
+def _check_layers(name: str, image: ResolvedImage) -> None:
+    layers, diff_ids = len(image.manifest.layers), len(image.config.diff_ids)
+    if layers != diff_ids:
+        raise BadManifest(
+            f"{name} has {layers} layers in its manifest and {diff_ids} in its config",
+            hint="the image is damaged: take another one",
+        )
 
 
 def _place_of(name: str, dockerfile: Dockerfile) -> Source | None:
@@ -332,13 +347,6 @@ class _Build:
         """The layers of an image as the bottom of a stack; nothing is fetched yet."""
         image = self.prepared.images[request]
         diff_ids = image.config.diff_ids
-        if len(diff_ids) != len(image.manifest.layers):
-            from pybuild.image.descriptor import BadManifest
-
-            raise BadManifest(
-                f"{request.name} has {len(image.manifest.layers)} layers "
-                f"and {len(diff_ids)} diff IDs"
-            )
         client, source = self.services.client, image.source
         made = []
         for blob, diff_id, chain in zip(

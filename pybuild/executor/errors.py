@@ -18,6 +18,12 @@ class BadMode(InputError):
     code = "bad-mode"
 
 
+class WorkFolderUnusable(InputError):
+    """The folder that the builder keeps its files in can't be made."""
+
+    code = "work-folder-unusable"
+
+
 class DownloadFailed(InputError):
     """ADD could not download what it names."""
 
@@ -36,4 +42,5 @@ __all__ = [
     "ChecksumMismatch",
     "DownloadFailed",
     "SourceMissing",
+    "WorkFolderUnusable",
 ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from pybuild.errors import ContentMismatch
+from pybuild.errors import ContentMismatch, HostileContent
 from pybuild.image.digest import Digest
 from pybuild.image.layer import EMPTY_CHAIN, Layer
 from pybuild.image.verify import DigestMismatch
@@ -39,11 +40,23 @@ class StackLayer(Struct, frozen=True):
     created_by: str
     read_index: Callable[[], bytes | None]
 
-    def open_tar(self) -> Iterator[bytes]:
+    def open_tar(self) -> Generator[bytes, None, None]:
         """The uncompressed tar, checked against the diff ID at its end."""
-        from pybuild.layer.compress import decompress
+        return _with_diff_id(_decompressed(self.layer.open()), self.layer.diff_id)
 
-        return _with_diff_id(decompress(self.layer.open()), self.layer.diff_id)
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Errors about what is in the layer say which one it is."""
+        try:
+            yield
+        except (HostileContent, DigestMismatch) as error:
+            source = self.layer.source
+            name = str(self.layer.descriptor.digest)[:19] + (f" of {source.name}" if source else "")
+            if name not in error.message:  # two stages may meet one error
+                error.message += f" (layer {name})"
+                error.args = (error.message,)
+            error.hint = error.hint or "the image is damaged, or made to do harm: take another one"
+            raise
 
 
 Stack = tuple[StackLayer, ...]
@@ -53,7 +66,21 @@ def chain_of(stack: Stack) -> Digest:
     return stack[-1].chain if stack else EMPTY_CHAIN
 
 
-def _with_diff_id(chunks: Iterable[bytes], diff_id: Digest) -> Iterator[bytes]:
+def _decompressed(blob: Iterator[bytes]) -> Iterator[bytes]:
+    """A blob that does not decompress is read to its end first: where it is not the one that was
+    named, that is what has to be told."""
+    from pybuild.layer.compress import decompress
+    from pybuild.layer.errors import BadArchive
+
+    try:
+        yield from decompress(blob)
+    except BadArchive:
+        for _ in blob:
+            pass
+        raise
+
+
+def _with_diff_id(chunks: Iterable[bytes], diff_id: Digest) -> Generator[bytes, None, None]:
     import hashlib
 
     hasher = hashlib.new(diff_id.algorithm)
@@ -109,7 +136,9 @@ class Indexes:
                 return LayerIndex.from_bytes(packed)
             except ContentMismatch:
                 pass  # written by another version, or broken: the layer itself tells
-        return self.learned(layer, read_layer(layer.open_tar(), below))
+        with layer.blamed(), closing(layer.open_tar()) as tar:
+            index = read_layer(tar, below)
+        return self.learned(layer, index)
 
     def learned(self, layer: StackLayer, index: LayerIndex) -> LayerIndex:
         """Keeps a base layer's index for the builds that come after."""
@@ -132,13 +161,14 @@ def spool(stack: Stack, tree: Tree, paths: Iterable[str], workspace: Workspace) 
     for number, inner in wanted.items():
         folder = workspace.new_spool()
         names = frozenset(inner.values())
-        unpack_layer(
-            stack[number].open_tar(),
-            folder,
-            Tree(tree.layers[:number]),  # links in lower layers decide where entries belong
-            style=UnpackStyle.IN_PLACE,
-            lower_path=lambda _: None,
-            select=names.__contains__,
-        )
+        with stack[number].blamed(), closing(stack[number].open_tar()) as tar:
+            unpack_layer(
+                tar,
+                folder,
+                Tree(tree.layers[:number]),  # links in lower layers decide where entries belong
+                style=UnpackStyle.IN_PLACE,
+                lower_path=lambda _: None,
+                select=names.__contains__,
+            )
         files.update((path, folder / name) for path, name in inner.items())
     return files

@@ -46,7 +46,8 @@ class StageState:
         for number in range(self._applied, len(self.stack)):
             layer = self.stack[number]
             below = self._indexes.tree(self.stack[:number])
-            self._root.apply([StackedLayer(layer.chain, layer.open_tar, below)])
+            with layer.blamed():
+                self._root.apply([StackedLayer(layer.chain, layer.open_tar, below)])
             self._applied = number + 1
             index = self._root.index(layer.chain)
             if index is not None and self._indexes.known(layer.chain) is None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from pybuild.events import EventSink, ImagePushed, TransferOutcome
 from pybuild.image.media_type import is_foreign
 
@@ -68,6 +70,11 @@ class Uploads:
         for repository in self._repositories:
             self._background.submit(partial(self._push_config, repository, image))
         self._background.finish()
+        if len(self._repositories) > 1:
+            # Under its digest first: one that refuses is found before any tag has been moved.
+            for repository in self._repositories:
+                untagged = replace(repository, tag="", digest=image.manifest.digest)
+                self._client.push_manifest(untagged, image.manifest)
         for destination in self._destinations:
             digest = self._client.push_manifest(destination, image.manifest)
             self._sink(ImagePushed(str(destination), str(digest), image.size))

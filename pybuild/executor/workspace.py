@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from pathlib import Path
 
 from msgspec import Struct, field
 
+from pybuild.executor.errors import WorkFolderUnusable
 from pybuild.isolation.removal import REMOVED, lock_directory, remove_later, remove_tree
 
 _PREFIX = "pybuild-work-"
@@ -27,9 +29,18 @@ class Workspace(Struct, frozen=True):
         killed left there is removed."""
         import tempfile
 
-        parent.mkdir(parents=True, exist_ok=True)
-        _remove_left(parent)
-        root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            _remove_left(parent)
+            root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise WorkFolderUnusable(
+                f"the builder's own folder can't be made in {parent}: "
+                f"{(error.strerror or str(error)).lower()}",
+                hint="name a folder that this user may write to with --kaniko-dir or TMPDIR",
+            ) from error
         lock = lock_directory(root)
         assert lock is not None, "a new folder is nobody else's"
         for name in ("blobs", "spool", "roots"):

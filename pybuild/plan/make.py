@@ -30,7 +30,7 @@ from pybuild.dockerfile.words import expand
 from pybuild.errors import InputError, NotCarriedOut, PybuildError, Source
 from pybuild.image.config import DEFAULT_PATH, ImageConfig
 from pybuild.image.platform import Platform, parse_platform
-from pybuild.image.reference import BadReference
+from pybuild.image.reference import BadReference, parse_reference
 from pybuild.plan.expansion import PROXIES, Scope, expanded, platform_args
 from pybuild.plan.metadata import apply_metadata, argv_of, shown
 from pybuild.plan.steps import (
@@ -218,7 +218,20 @@ class _Planner:
         for earlier in reversed(self.dockerfile.stages[: stage.index]):
             if earlier.name and earlier.name == name.lower():
                 return FromStage(earlier.index)
+        if "$" in stage.origin.image:
+            self._check_filled_in(name, stage)
         return FromImage(ImageRequest(name, self._platform(stage)))
+
+    def _check_filled_in(self, name: str, stage: Stage) -> None:
+        try:
+            parse_reference(name)
+        except BadReference as error:
+            raise BadReference(
+                error.message,
+                hint=f"FROM {stage.origin.image} reads so once its variables are filled in; one "
+                "without a value needs a default above the first FROM, or a --build-arg",
+                source=stage.origin.source,
+            ) from None
 
     def _platform(self, stage: Stage) -> Platform:
         if not stage.origin.platform:

@@ -126,7 +126,7 @@ def problem_of(
         return _denied(asked, answer, text, used=used, tried=tried)
     if status == 404:
         return _unknown(asked, answer, text)
-    hint = ""
+    hint = "the registry's own log says more, or that of a proxy in front of it"
     if status == 413:
         hint = "a proxy in front of the registry limits the size of uploads"
     elif asked.purpose is Purpose.PUSH and status in (400, 409, 412) and _is_immutable(answer):

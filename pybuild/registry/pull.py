@@ -12,7 +12,7 @@ from pybuild.errors import ContentMismatch, RegistryError
 from pybuild.events import EventSink, Level, Notice
 from pybuild.image.config import ImageConfig
 from pybuild.image.descriptor import BadManifest, Descriptor
-from pybuild.image.digest import Digest
+from pybuild.image.digest import BadDigest, Digest
 from pybuild.image.manifest import MAX_MANIFEST_SIZE, Index, Manifest, parse_manifest
 from pybuild.image.media_type import ACCEPTED
 from pybuild.image.platform import Platform, choose
@@ -81,7 +81,8 @@ def _manifest_call(
     try:
         return parse_manifest(raw, reply.header("content-type"))
     except BadManifest as error:
-        raise BadManifest(f"{ref}: {error.message}", hint=error.hint) from error
+        hint = error.hint or "is it an image? A proxy may have answered in the registry's place"
+        raise BadManifest(f"{ref}: {error.message}", hint=hint) from error
 
 
 def _check(raw: bytes, digest: Digest, what: str) -> None:
@@ -140,7 +141,13 @@ def _resolve_at(
         raise BadManifest(f"{ref} is an index of indexes of indexes")
     source = source.with_digest(found.digest)
     raw_config = fetch_blob(session, source, found.config)
-    config = ImageConfig.from_json(raw_config)
+    try:
+        config = ImageConfig.from_json(raw_config)
+    except (BadManifest, BadDigest) as error:
+        raise BadManifest(
+            f"{ref}: its config is none that images have: {error.message}",
+            hint=error.hint or "is it an image, and not a chart or another artifact?",
+        ) from error
     return ResolvedImage(ref.with_digest(named), source, found, config, raw_config)
 
 

@@ -19,12 +19,13 @@ from pybuild.registry.errors import (
     PullDenied,
     PushDenied,
     RegistryUnreachable,
+    RequestRefused,
 )
 from pybuild.registry.options import Purpose, RegistryOptions, host_of
 from pybuild.registry.problem import Answer, Asked, problem_of, read_answer
 from pybuild.registry.retry import Budget, Transient
 from pybuild.registry.transport import Endpoint, Transport
-from pybuild.registry.wire import BadReply, Body, Reply
+from pybuild.registry.wire import AnswerTooLong, BadReply, Body, Reply
 
 
 class Call(Struct, frozen=True):
@@ -109,6 +110,11 @@ class Session:
                 reply = self.once(call)
                 try:
                     return reply, reply.read(limit)
+                except AnswerTooLong as error:
+                    raise RequestRefused(
+                        f"can't {call.asked.doing}: {error}",
+                        hint="no registry sends that: what else answers under this name?",
+                    ) from error
                 except (OSError, BadReply) as error:
                     raise self.broken(call, error) from error
             except Transient as failure:

@@ -24,6 +24,10 @@ class BadReply(Exception):
     """What came back is no HTTP, or less than was announced."""
 
 
+class AnswerTooLong(BadReply):
+    """The body is longer than anything that was asked for can be."""
+
+
 class Reply:
     """The head of an answer, and its body, which has to be read or closed."""
 
@@ -62,7 +66,7 @@ class Reply:
             size += len(chunk)
             if size > limit:
                 self._finish(False)
-                raise BadReply(f"the answer is longer than {limit} bytes")
+                raise AnswerTooLong(f"the answer is longer than {limit} bytes")
             parts.append(chunk)
         return b"".join(parts)
 

@@ -37,7 +37,9 @@ _ESCAPES = re.compile(
 )
 _COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+_BYTES = re.compile(r"[\udc80-\udcff]")
 _TEXT_LINES = 12  # of a long instruction, in an error
+_LINE_LENGTH = 400  # of one of its lines
 
 
 class Severity(IntEnum):
@@ -197,7 +199,8 @@ def harmless(text: str) -> str:
     if text.isprintable():
         return text
     text = _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", _ESCAPES.sub("", text))
-    # Lone surrogates come from names that are no UTF-8, and no stream takes them.
+    # Lone surrogates are the bytes of names that are no UTF-8, and no stream takes them.
+    text = _BYTES.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -268,20 +271,24 @@ def stage_text(stage: StageSummary) -> str:
 def failure(event: BuildFailed) -> Iterator[str]:
     """`error[code]: message`, the place with its text, and what to do."""
     first, *more = event.message.splitlines() or [""]
-    yield f"error[{event.code}]: {first}"
+    yield f"error[{event.code}]: {_cut(first, 5 * _LINE_LENGTH)}"
     yield from (f"  {line}" for line in more)
     if event.file and event.line:
         yield f"  at {event.file}:{event.line}"
         lines = event.text.splitlines()
         width = len(str(event.line + len(lines)))
         for number, text in enumerate(lines[:_TEXT_LINES], event.line):
-            yield f"  {number:>{width}} | {text}"
+            yield f"  {number:>{width}} | {_cut(text, _LINE_LENGTH)}"
         if len(lines) > _TEXT_LINES:
             yield f"  {'':>{width}} | … {len(lines) - _TEXT_LINES} more lines"
     elif event.file:
         yield f"  at {event.file}"
     if event.hint:
         yield f"hint: {event.hint}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def bytes_text(size: float) -> str:
