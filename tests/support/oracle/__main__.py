@@ -93,12 +93,12 @@ def _take(what: str, case: Case, record: Record) -> int:
     found = differences(read_record(case), record)
     known = [known for known in case.differences if known.where == "oracle"]
     found = {
-        key: text
-        for key, text in found.items()
-        if not any(one.covers(key, "oracle") for one in known)
+        key: mismatch
+        for key, mismatch in found.items()
+        if not any(one.covers(key, mismatch.fields, "oracle") for one in known)
     }
-    for key, text in found.items():
-        print(f"{case.name}: {key}: {text}")
+    for key, mismatch in found.items():
+        print(f"{case.name}: {key}: {mismatch.text}")
     return 1 if found else 0
 
 

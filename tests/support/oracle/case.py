@@ -39,15 +39,19 @@ CONTEXT_TIME = 1_577_934_245
 class Difference:
     """A difference from BuildKit that is meant, and why.
 
-    `path` is a pattern over the tree's paths, or "config.Name". `where` is "namespace", "takeover",
-    "both", "buildah" (only told), or "oracle" for what differs from one BuildKit run to the next.
+    `path` is a pattern over the tree's paths, or "config.Name"; `field` (mode, owner, xattrs, "same
+    as", …) limits it to entries that differ in that alone. `where` is "namespace", "takeover",
+    "both", or "oracle" for what differs from one BuildKit run to the next.
     """
 
     path: str
     reason: str
+    field: str = ""
     where: str = "both"
 
-    def covers(self, key: str, where: str) -> bool:
+    def covers(self, key: str, fields: tuple[str, ...], where: str) -> bool:
+        if self.field and fields != (self.field,):
+            return False
         return self.where in (where, "both", "oracle") and fnmatchcase(key, self.path)
 
 

@@ -7,7 +7,7 @@ import json
 import platform
 import posixpath
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.support.oracle.case import Case
 from tests.support.oracle.flatten import FlatImage, Node, Tree
@@ -122,33 +122,41 @@ _NEVER_COMPARED = {
 }
 
 
-def differences(expected: Record, actual: Record) -> dict[str, str]:
-    """Key (a path, or "config.Name") to a line that says what is expected and what is there."""
-    found = {}
+class Mismatch(NamedTuple):
+    """One path or config field that differs: which of its fields, and a line that says how."""
+
+    fields: tuple[str, ...]
+    text: str
+
+
+def differences(expected: Record, actual: Record) -> dict[str, Mismatch]:
+    """What differs, by path or "config.Name"; empty where the records are the same."""
+    found: dict[str, Mismatch] = {}
     for name in sorted({*expected["config"], *actual["config"]}):
         wanted, got = expected["config"].get(name), actual["config"].get(name)
         if wanted != got:
-            found[f"config.{name}"] = f"expected {_short(wanted)}, got {_short(got)}"
+            text = f"expected {_short(wanted)}, got {_short(got)}"
+            found[f"config.{name}"] = Mismatch((), text)
     for path in sorted({*expected["tree"], *actual["tree"]}):
         wanted, got = expected["tree"].get(path), actual["tree"].get(path)
         if wanted != got:
             found[path] = _explain(wanted, got)
     for path in sorted({*expected["removed"]} ^ {*actual["removed"]}):
-        found.setdefault(path, "not removed" if path in expected["removed"] else "removed")
+        text = "not removed" if path in expected["removed"] else "removed"
+        found.setdefault(path, Mismatch((), text))
     return found
 
 
-def _explain(wanted: Mapping[str, Any] | None, got: Mapping[str, Any] | None) -> str:
+def _explain(wanted: Mapping[str, Any] | None, got: Mapping[str, Any] | None) -> Mismatch:
     if wanted is None or got is None:
         state = "as in the base, or absent"
-        return (
-            f"expected {_short(wanted) if wanted else state}, got {_short(got) if got else state}"
-        )
+        text = f"expected {_short(wanted or state)}, got {_short(got or state)}"
+        return Mismatch((), text)
     fields = [name for name in sorted({*wanted, *got}) if wanted.get(name) != got.get(name)]
-    return "; ".join(
-        f"{name}: expected {_short(wanted.get(name))}, got {_short(got.get(name))}"
-        for name in fields
-    )
+    lines = [
+        f"{one}: expected {_short(wanted.get(one))}, got {_short(got.get(one))}" for one in fields
+    ]
+    return Mismatch(tuple(fields), "; ".join(lines))
 
 
 def _short(value: object) -> str:
@@ -160,14 +168,15 @@ def unexplained(case: Case, expected: Record, actual: Record, where: str) -> lis
     """Differences that the case does not name, and names that no longer differ; empty is good."""
     found = differences(expected, actual)
     problems = [
-        f"{key}: {text}"
-        for key, text in found.items()
-        if not any(known.covers(key, where) for known in case.differences)
+        f"{key}: {mismatch.text}"
+        for key, mismatch in found.items()
+        if not any(known.covers(key, mismatch.fields, where) for known in case.differences)
     ]
     stale = [
         f"case.toml names a difference in {known.path!r}, but there is none: {known.reason}"
         for known in case.differences
-        if known.where in (where, "both") and not any(known.covers(key, where) for key in found)
+        if known.where in (where, "both")
+        and not any(known.covers(key, mismatch.fields, where) for key, mismatch in found.items())
     ]
     return problems + stale
 
