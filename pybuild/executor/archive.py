@@ -24,13 +24,16 @@ def unpack_archive(file: Path, workspace: Workspace) -> tuple[Path, LayerIndex] 
     if not _is_tar(file):
         return None
     folder = workspace.new_spool()
+    chunks = _plain(file)
     index = unpack_layer(
-        _plain(file),
+        chunks,
         folder,
         Tree(()),
         style=UnpackStyle.IN_PLACE,
         lower_path=lambda _: None,
     )
+    for _ in chunks:  # the sum over the whole stands behind the archive's end
+        pass
     return folder, index
 
 

@@ -52,10 +52,16 @@ class Outputs(Struct, frozen=True):
 
     def _try_digest_files(self) -> None:
         """What can't be written after the push is better known before it."""
+        from tempfile import TemporaryFile
+
+        from pybuild.store.errors import writing
+
         for path in (self.digest_file, self.name_with_digest_file, self.name_tag_with_digest_file):
             if path is not None and (path.is_file() or not path.exists()):
-                write_digest_file(path.with_name(f".{path.name}.try"), "." * 256)
-                path.with_name(f".{path.name}.try").unlink()
+                with writing(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with TemporaryFile(dir=path.parent) as file:
+                        file.write(b"." * 256)
 
     def write_digests(self, result: BuildResult) -> None:
         """The digest files, after the push: whoever finds one finds the image."""
