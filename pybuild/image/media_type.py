@@ -69,6 +69,14 @@ def is_foreign(media_type: str) -> bool:
     return media_type.startswith(OCI_FOREIGN) or media_type == DOCKER_FOREIGN_GZIP
 
 
+def in_family(media_type: str, family: Family) -> str:
+    """The same layer's media type in an image of this family; foreign layers stay what they are."""
+    compression = compression_of(media_type)
+    if compression is None or is_foreign(media_type):
+        return media_type
+    return layer_media_type(family, compression)
+
+
 def layer_media_type(family: Family, compression: Literal["gzip", "zstd", "none"]) -> str:
     if family is Family.OCI:
         return {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "none": OCI_LAYER}[compression]

@@ -24,7 +24,7 @@ class StoredStep(Struct, frozen=True):
     parent: Digest  # chain ID it was made on
     chain: Digest  # chain ID with its layer
     taken: Digest | None  # result of the stage, or digest of the image, it took from
-    content: Digest  # of the entries, without times
+    content: Digest  # as in layer.pack.PackedLayer
     diff_id: Digest | None
     layer: Descriptor | None
     index: Descriptor | None
@@ -118,7 +118,7 @@ def _misfit(
     """Why the entry can't be used; empty where it can."""
     if entry is None:
         return "not in the cache"
-    if not is_linked(step) and entry.parent != chain:
+    if not step.stands_alone and entry.parent != chain:
         return "the cached layer was made on another parent"
     if not isinstance(step.action, CopyAction) or isinstance(step.action.origin, FromContext):
         return ""
@@ -126,7 +126,3 @@ def _misfit(
     if result is None:
         return "the stage it copies from runs"
     return "" if entry.taken == result else "the cached layer took its files from another result"
-
-
-def is_linked(step: Step) -> bool:
-    return isinstance(step.action, CopyAction) and step.action.link

@@ -35,10 +35,12 @@ StepId = tuple[int, int]  # number of the stage, number of the step in it
 
 class KeyFacts(Struct, frozen=True):
     """What holds for a whole build. `fidelity` keeps an entry of an isolation that keeps less
-    from one that keeps more; `epoch` is the time that reproducible layers are clamped to."""
+    from one that keeps more; `epoch` is the time that reproducible layers are clamped to;
+    `compression` says how layers are compressed, as far as that is asked for."""
 
     fidelity: str = "full"
     epoch: int | None = None
+    compression: str = "gzip"
 
 
 def first_keys(
@@ -101,30 +103,31 @@ def step_key(
     inputs: Digest | None,
 ) -> Digest:
     """`parent` and `taken` say what the step stands on and takes from: keys for a first key,
-    chain ID and content for a second one. A linked COPY stands on nothing."""
+    chain ID and content for a second one. A COPY that stands alone has no parent."""
     assert step.action is not None
-    independent = isinstance(step.action, CopyAction) and step.action.link
     return _digest(
         SCHEMA,
-        str(stage.platform),
-        facts.fidelity,
-        facts.epoch,
-        "" if independent else parent,
+        *_build_facts(stage, facts),
+        "" if step.stands_alone else parent,
         taken,
         inputs or "",
         _action_facts(step.action),
     )
 
 
-def state_key(parent: Digest, content: Digest) -> Digest:
-    """Finds a layer with this content, times apart, that was made on this parent before."""
-    return _digest(SCHEMA, "state", parent, content)
+def state_key(stage: StagePlan, facts: KeyFacts, *, parent: Digest, content: Digest) -> Digest:
+    """Finds a layer with this content that was made on this parent before."""
+    return _digest(SCHEMA, "state", *_build_facts(stage, facts), parent, content)
 
 
 def index_key(chain: Digest) -> Digest:
     """Finds the index of a layer by its place: where an entry belongs depends on the links in the
     layers below it."""
     return _digest(SCHEMA, "index", chain)
+
+
+def _build_facts(stage: StagePlan, facts: KeyFacts) -> tuple[object, ...]:
+    return str(stage.platform), facts.fidelity, facts.epoch, facts.compression
 
 
 def _action_facts(action: Action) -> list[object]:
@@ -139,6 +142,7 @@ def _action_facts(action: Action) -> list[object]:
                 action.sources,
                 [[file.name, file.content] for file in action.inline],
                 action.urls,
+                action.checksum,
                 action.destination,
                 action.chown,
                 action.chmod,

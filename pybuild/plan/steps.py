@@ -85,6 +85,12 @@ class CopyAction(Struct, frozen=True):
     keep_git_dir: bool = False
     is_add: bool = False
 
+    @property
+    def stands_alone(self) -> bool:
+        """Whether the layer is the same on any parent: --link, and no owner to look up in it."""
+        parts = [part for part in self.chown.split(":") if part]
+        return self.link and all(part.isascii() and part.isdigit() for part in parts)
+
 
 class MakeDirectory(Struct, frozen=True):
     """WORKDIR: the folder exists afterwards; what had to be made belongs to `user`."""
@@ -113,6 +119,11 @@ class Step(Struct, frozen=True):
     @property
     def text(self) -> str:
         return " ".join(self.source.text.split())
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether its layer is the same on any parent."""
+        return isinstance(self.action, CopyAction) and self.action.stands_alone
 
 
 class StagePlan(Struct, frozen=True):

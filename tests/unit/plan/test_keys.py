@@ -8,10 +8,13 @@ from pybuild.image.digest import Digest, digest_of
 from pybuild.plan.keys import KeyFacts, first_keys
 from tests.support.plans import base_image, plan_of
 
+FACTS = KeyFacts()
 BASE = "FROM base\nARG A=1\nENV E=1\nCOPY src /src\nRUN make\nWORKDIR /w\n"
 
 
-def last_key(text: str, *, content: str = "c", fidelity: str = "full", **options: object) -> Digest:
+def last_key(
+    text: str, *, content: str = "c", facts: KeyFacts = FACTS, **options: object
+) -> Digest:
     """The key of the last step that may change files."""
     plan = plan_of(text, **options)  # type: ignore[arg-type]
     inputs = {
@@ -19,7 +22,7 @@ def last_key(text: str, *, content: str = "c", fidelity: str = "full", **options
         for stage in plan.stages
         for step in stage.file_steps
     }
-    return list(first_keys(plan, KeyFacts(fidelity), inputs).values())[-1]
+    return list(first_keys(plan, facts, inputs).values())[-1]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,9 @@ def test_a_key_stays_with(old: str, new: str) -> None:
 
 def test_a_key_depends_on_content_isolation_and_base_digest() -> None:
     assert last_key(BASE) != last_key(BASE, content="other")
-    assert last_key(BASE) != last_key(BASE, fidelity="rootless")
+    assert last_key(BASE) != last_key(BASE, facts=KeyFacts("rootless"))
+    assert last_key(BASE) != last_key(BASE, facts=KeyFacts(epoch=0))
+    assert last_key(BASE) != last_key(BASE, facts=KeyFacts(compression="zstd"))
     moved = {"base": base_image("another digest")}
     assert last_key(BASE) != last_key(BASE, bases=moved)
 
@@ -78,6 +83,19 @@ def test_proxies_and_undeclared_build_args_are_in_no_key() -> None:
 def test_a_linked_copy_does_not_depend_on_what_it_stands_on() -> None:
     text = "FROM {}\nCOPY --link src /src\n"
     assert last_key(text.format("base")) == last_key(text.format("other"))
+
+
+@pytest.mark.parametrize("owner", ["app", "app:0", "0:app", "root"])
+def test_a_linked_copy_with_a_named_owner_depends_on_who_that_is(owner: str) -> None:
+    text = f"FROM {{}}\nCOPY --link --chown={owner} src /src\n"
+    assert last_key(text.format("base")) != last_key(text.format("other"))
+    numbers = text.replace(f"={owner} ", "=1000:100 ")
+    assert last_key(numbers.format("base")) == last_key(numbers.format("other"))
+
+
+def test_a_download_is_known_by_its_checksum() -> None:
+    text = "FROM base\nADD --checksum=sha256:{} http://host/file /file\n"
+    assert last_key(text.format("1" * 64)) != last_key(text.format("2" * 64))
 
 
 def test_a_copy_from_a_stage_depends_on_that_stage() -> None:
