@@ -43,7 +43,8 @@ class BuildBroke(Exception):
 
 
 class Builder(Protocol):
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def measure(self, work: Work) -> Measured: ...
 

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     if not (folder / "workloads").is_dir():
         print(f"bench: no workloads in {folder}; set BENCH_DIR", file=sys.stderr)
         return 1
-    known = {one.name: one for one in (Pybuild(), Buildah(), Buildkit())}
+    known: dict[str, Builder] = {one.name: one for one in (Pybuild(), Buildah(), Buildkit())}
     try:
         builders = [known[name] for name in chosen.builders.split(",")]
         if any(builder.name == "BuildKit" for builder in builders):

@@ -35,7 +35,8 @@ class Refused(Exception):
 class Builder(Protocol):
     """Builds a laid-out context and pushes the result; raises Refused."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def build(
         self,

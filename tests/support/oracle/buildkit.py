@@ -117,7 +117,12 @@ def _wait(sock: Path, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         if sock.exists():
-            command = [binary_directory() / "buildctl", f"--addr=unix://{sock}", "debug", "workers"]
+            command = [
+                str(binary_directory() / "buildctl"),
+                f"--addr=unix://{sock}",
+                "debug",
+                "workers",
+            ]
             if subprocess.run(command, capture_output=True).returncode == 0:
                 return
         time.sleep(0.05)

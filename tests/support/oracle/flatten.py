@@ -184,7 +184,7 @@ def _node_of(tar: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree) -> Node:
         if target is None or target.type == "directory":
             raise BrokenImage(f"{member.name!r} is a hard link to {member.linkname!r}: not there")
         return target
-    about = {
+    about: dict[str, Any] = {
         "mode": member.mode & 0o7777,
         "uid": member.uid,
         "gid": member.gid,
