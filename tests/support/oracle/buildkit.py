@@ -91,6 +91,7 @@ def running_buildkit(registry: str, root: Path | None = None) -> Iterator[Buildk
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": str(work)},
         )
     try:
         _wait(work / "sock", process, work / "log")
