@@ -25,18 +25,41 @@ class Network(Enum):
     NONE = "none"  # a new one with nothing but lo
 
 
+class Mounting(Enum):
+    """What a root can do for a RUN's mounts."""
+
+    NONE = "none"  # something stands in for each, and read-only is not enforced
+    BINDS = "binds"
+    ROOTS = "roots"  # also parts of other roots, whose files stay where they are
+
+
+class Secret(Struct, frozen=True):
+    """Bytes that are never shown."""
+
+    value: bytes
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
 class RunMount(Struct, frozen=True):
     """One mount that only this RUN sees. `target` is absolute in the image; `source` a path
-    outside: a directory for "bind", a regular file for "file", None for "tmpfs"."""
+    outside: a directory for "bind", a regular file for "file", None for "tmpfs" and "secret".
+    "root" shows what is at the resolved `path` of another root of the same isolation, which has
+    to be able to do so (`Mounting.ROOTS`); what is written there is thrown away."""
 
-    kind: Literal["bind", "tmpfs", "file"]
+    kind: Literal["bind", "tmpfs", "file", "secret", "root"]
     target: str
     source: Path | None = None
     read_only: bool = False
     size: int = 0  # of a tmpfs in bytes; 0: the kernel's default
-    uid: int = 0  # uid, gid and mode: of a tmpfs
+    uid: int = 0  # uid, gid and mode: of a tmpfs or secret
     gid: int = 0
-    mode: int = 0o1777
+    mode: int | None = None  # of a tmpfs: that of the directory it hides, else 1777
+    private: bool = False  # the source is for this RUN alone, and needed by nobody afterwards
+    data: Secret | None = None
+    root: Root | None = None
+    path: str = ""
 
 
 class RunCommand(Struct, frozen=True):
@@ -62,6 +85,8 @@ class StackedLayer(Struct, frozen=True):
 class Root(Protocol):
     """A stage's root filesystem on disk, as far as it has been needed. One thread at a time.
     `folder` is where a RUN's changes are written to, on the volume that may get full."""
+
+    mounting: Mounting
 
     @property
     def folder(self) -> Path: ...

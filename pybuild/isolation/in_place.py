@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pybuild.isolation.command import Output, RunCommand, StackedLayer
+from pybuild.isolation.command import Mounting, Output, RunCommand, StackedLayer
 
 if TYPE_CHECKING:
     from pybuild.image.digest import Digest
@@ -67,6 +67,8 @@ class InPlaceLayers:
 
 class PlainRoot:
     """A directory of its own for each root, entered as overlay roots are."""
+
+    mounting = Mounting.BINDS
 
     def __init__(
         self,

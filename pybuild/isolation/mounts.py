@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -108,8 +108,22 @@ def overlay_options(stack: OverlayStack, setup: Setup) -> str:
     return text
 
 
+class Aside(Struct, frozen=True):
+    """What the mounts of one RUN need beside its root: `staging`, an empty directory where secrets
+    lie in memory until they are mounted, and the `stacks` of the "root" mounts by their target."""
+
+    staging: Path | None = None
+    stacks: Mapping[str, OverlayStack] = {}
+
+
+_NOTHING_ASIDE = Aside()
+
+
 def root_operations(
-    base: OverlayStack | Path, setup: Setup, mounts: Sequence[RunMount]
+    base: OverlayStack | Path,
+    setup: Setup,
+    mounts: Sequence[RunMount],
+    aside: Aside = _NOTHING_ASIDE,
 ) -> tuple[Operation, ...]:
     """From the container's mounts to a root of its own: `base` is an overlay or one directory."""
     found: list[Operation] = [("private",)]
@@ -123,7 +137,7 @@ def root_operations(
     found += _proc_and_sys(setup)
     found += _container_files(mounts)
     for mount in sorted(mounts, key=lambda mount: len(_relative(mount.target).split(b"/"))):
-        found.append(_run_mount(mount))
+        found.append(_run_mount(mount, setup, aside))
     found.append((setup.entering.value,))
     return tuple(found)
 
@@ -169,13 +183,25 @@ def _container_files(mounts: Sequence[RunMount]) -> Iterator[Operation]:
             yield ("bind", name, name.strip(b"/"), True)
 
 
-def _run_mount(mount: RunMount) -> Operation:
+def _run_mount(mount: RunMount, setup: Setup, aside: Aside) -> Operation:
     target = _relative(mount.target)
     if mount.kind == "tmpfs":
-        data = f"mode={mount.mode:o},uid={mount.uid},gid={mount.gid}"
+        data = f"uid={mount.uid},gid={mount.gid}"
         data += f",size={mount.size}" if mount.size else ""
         flags = runner.MS_NOSUID | runner.MS_NODEV
-        return ("filesystem", b"tmpfs", target, flags, data.encode())
+        flags |= runner.MS_RDONLY if mount.read_only else 0
+        mode = -1 if mount.mode is None else mount.mode
+        return ("temporary", target, flags, data.encode(), mode)
+    if mount.kind == "secret":
+        assert mount.data is not None and aside.staging is not None
+        mode = 0o400 if mount.mode is None else mount.mode
+        owner = (mount.uid, mount.gid)
+        return ("secret", os.fsencode(aside.staging), target, mount.data.value, *owner, mode)
+    if mount.kind == "root":
+        stack = aside.stacks[mount.target]
+        options = overlay_options(stack, setup).encode()
+        place = (os.fsencode(stack.directory), os.fsencode(stack.mount_point), options)
+        return ("other_root", *place, os.fsencode(mount.path), target, mount.read_only)
     assert mount.source is not None
     return ("bind", os.fsencode(mount.source), target, mount.read_only)
 

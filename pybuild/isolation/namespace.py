@@ -7,14 +7,14 @@ decides which; what it found is a `Setup`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pybuild.isolation import runner
-from pybuild.isolation.command import Network, Output, Root, RunCommand, StackedLayer
+from pybuild.isolation.command import Mounting, Network, Output, Root, RunCommand, StackedLayer
 from pybuild.isolation.in_place import PlainRoot
-from pybuild.isolation.mounts import OverlayStack, Setup, root_operations
+from pybuild.isolation.mounts import Aside, OverlayStack, Setup, root_operations
 from pybuild.isolation.process import Request, Runner, status_of
 from pybuild.isolation.removal import remove_stub, remove_tree
 from pybuild.isolation.store import LayerStore, copy_attributes
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from pybuild.layer.changes import Change
     from pybuild.rootfs.index import LayerIndex, Tree
 
-LAYERS, WORK, MERGED, PLAIN = "l", "w", "m", "p"
+LAYERS, WORK, MERGED, PLAIN, STAGING = "l", "w", "m", "p", "s"
+
+
+Enter = Callable[
+    [OverlayStack, Mapping[str, OverlayStack], RunCommand, Output, threading.Event], int
+]
 
 
 class Namespace:
@@ -52,7 +57,7 @@ class Namespace:
         self.setup = setup
         self._directory = directory
         self._helper = helper
-        for name in (LAYERS, WORK, MERGED, PLAIN):
+        for name in (LAYERS, WORK, MERGED, PLAIN, STAGING):
             (directory / name).mkdir(parents=True, exist_ok=True)
         # Nobody else in the container has business here; RUN's users get in through the mount.
         directory.chmod(0o700)
@@ -69,9 +74,15 @@ class Namespace:
         return PlainRoot(directory, self._enter, remove_tree)
 
     def _enter_stack(
-        self, stack: OverlayStack, command: RunCommand, output: Output, cancelled: threading.Event
+        self,
+        stack: OverlayStack,
+        others: Mapping[str, OverlayStack],
+        command: RunCommand,
+        output: Output,
+        cancelled: threading.Event,
     ) -> int:
-        return self._enter(stack, stack.directory / stack.upper, command, output, cancelled)
+        upper = stack.directory / stack.upper
+        return self._enter(stack, upper, command, output, cancelled, others)
 
     def _enter(
         self,
@@ -80,8 +91,9 @@ class Namespace:
         command: RunCommand,
         output: Output,
         cancelled: threading.Event,
+        others: Mapping[str, OverlayStack] = {},
     ) -> int:
-        request = request_for(base, self.setup, command)
+        request = request_for(base, self.setup, command, Aside(self._directory / STAGING, others))
         outcome = self._helper.run(request, output, cancelled)
         for stub in reversed(outcome.stubs):
             remove_stub(stubs_in, stub)
@@ -93,7 +105,9 @@ class Namespace:
             self._discard(self._directory)
 
 
-def request_for(base: OverlayStack | Path, setup: Setup, command: RunCommand) -> Request:
+def request_for(
+    base: OverlayStack | Path, setup: Setup, command: RunCommand, aside: Aside
+) -> Request:
     no_network = command.network is Network.NONE
     return Request(
         argv=command.argv,
@@ -103,7 +117,7 @@ def request_for(base: OverlayStack | Path, setup: Setup, command: RunCommand) ->
         gid=command.ids.gid,
         groups=command.ids.groups,
         flags=setup.clone_flags() | (runner.CLONE_NEWNET if no_network else 0),
-        operations=root_operations(base, setup, command.mounts),
+        operations=root_operations(base, setup, command.mounts, aside),
         maps=identity_maps() if setup.user_namespace else (),
         hostname=command.hostname,
         loopback=no_network,
@@ -132,11 +146,13 @@ class _OverlayRoot:
     """A stack of layer directories. Each RUN gets a new upper directory, which is its change set,
     and one more lower directory once that is settled: nothing is copied."""
 
+    mounting = Mounting.ROOTS
+
     def __init__(
         self,
         layers: LayerStore,
         mount_point: Path,
-        enter: Callable[[OverlayStack, RunCommand, Output, threading.Event], int],
+        enter: Enter,
         setup: Setup,
     ) -> None:
         self._layers = layers
@@ -160,24 +176,47 @@ class _OverlayRoot:
 
     def run(self, command: RunCommand, output: Output, cancelled: threading.Event) -> int:
         self._discard_upper()
+        stack = self._new_stack(self._mount_point)
+        self._upper = stack.upper
+        others: dict[str, OverlayStack] = {}
+        try:
+            for mount in command.mounts:
+                if mount.kind == "root":
+                    assert isinstance(mount.root, _OverlayRoot)
+                    others[mount.target] = mount.root.beside()
+            return self._enter(stack, others, command, output, cancelled)
+        finally:
+            remove_tree(self._work_of(stack))
+            for other in others.values():
+                remove_tree(self._work_of(other))
+                remove_tree(other.directory / other.upper)
+                other.mount_point.rmdir()
+
+    def beside(self) -> OverlayStack:
+        """This root as another one's RUN may have it mounted; what is written there goes into a
+        directory of its own. The caller removes that, its work directory and the mount point."""
+        place = self._mount_point.with_name(f"{self._mount_point.name}-{self._layers.new_name()}")
+        place.mkdir()
+        return self._new_stack(place)
+
+    def _new_stack(self, mount_point: Path) -> OverlayStack:
+        """With a new upper directory, whose attributes are those the root shows."""
         if not self._stack:
             self._stack.append(self._layers.empty())
-        self._upper = self._layers.empty()
-        upper = self._layers.path(self._upper)
-        copy_attributes(self._layers.path(self._stack[-1]), upper)
-        work = self._layers.directory.parent / WORK / self._upper
-        work.mkdir()
+        name = self._layers.empty()
+        copy_attributes(self._layers.path(self._stack[-1]), self._layers.path(name))
         stack = OverlayStack(
             directory=self._layers.directory,
             lowers=tuple(self._stack),
-            upper=self._upper,
-            work=f"../{WORK}/{self._upper}",
-            mount_point=self._mount_point,
+            upper=name,
+            work=f"../{WORK}/{name}",
+            mount_point=mount_point,
         )
-        try:
-            return self._enter(stack, command, output, cancelled)
-        finally:
-            remove_tree(work)
+        self._work_of(stack).mkdir()
+        return stack
+
+    def _work_of(self, stack: OverlayStack) -> Path:
+        return self._layers.directory.parent / WORK / stack.upper
 
     def changes(self, below: Tree) -> Iterator[Change]:
         from pybuild.layer.snapshot import overlay_changes

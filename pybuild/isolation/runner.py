@@ -205,6 +205,50 @@ class Root:
         mount("bind", source, target, None, MS_BIND | MS_REC, None)
         restrict(target, MS_NODEV | (MS_RDONLY if read_only else 0))
 
+    def temporary(self, path: bytes, flags: int, data: bytes, mode: int) -> None:
+        """A tmpfs; `mode` -1 takes that of the directory it hides, as runc does."""
+        known = len(self.stubs)
+        target = self.target(path, directory=True)
+        if mode < 0:
+            mode = 0o1777 if len(self.stubs) > known else stat.S_IMODE(os.lstat(target).st_mode)
+        mount("mount-tmpfs", b"tmpfs", target, b"tmpfs", flags, data + b",mode=%o" % mode)
+
+    def secret(
+        self, staging: bytes, path: bytes, value: bytes, uid: int, gid: int, mode: int
+    ) -> None:
+        """A file in memory; `staging` is a directory beside the root that hides it until then."""
+        flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+        mount("mount-tmpfs", b"tmpfs", staging, b"tmpfs", flags, b"mode=700")
+        source = staging + b"/value"
+        fd = os.open(source, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            data = memoryview(value)
+            while data:
+                data = data[os.write(fd, data) :]
+            os.fchown(fd, uid, gid)
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+        target = self.target(path, directory=False)
+        mount("bind", source, target, None, MS_BIND, None)
+        restrict(target, MS_RDONLY | flags)
+        checked("detach-secret", staging, LIBC.umount2(staging, MNT_DETACH))
+
+    def other_root(
+        self,
+        directory: bytes,
+        mount_point: bytes,
+        options: bytes,
+        inside: bytes,
+        path: bytes,
+        read_only: bool,
+    ) -> None:
+        """What another root has at `inside`, a path without links, with an upper directory of its
+        own."""
+        os.chdir(directory)
+        mount("overlay", b"overlay", mount_point, b"overlay", MS_NODEV, options)
+        self.bind(mount_point + (b"/" + inside if inside else b""), path, read_only)
+
     def device(self, name: bytes) -> None:
         """The container's own node. Read-only keeps its mode and owner from being changed; what
         is written to it arrives all the same."""

@@ -1,13 +1,16 @@
 """RUN mounts where nothing can be mounted: something of the same name stands in for each.
 
-A bind or file mount is a link to its source, a tmpfs an empty directory. What the image has there
-is moved aside for the time, and afterwards everything is as it was, times of directories included.
-Differences from a real mount: a link shows itself as one, and `readonly` is not enforced.
+A private source is moved to its target; another directory is moved there and back again if both are
+on one filesystem, else a link leads to it, as to any file. A tmpfs is an empty directory, a secret
+a file. What the image has there is moved aside for the time, and afterwards everything is as it
+was, times of directories included. Differences from a real mount: neither `readonly` nor the size
+of a tmpfs is enforced, a tmpfs and a secret lie on the disk, and a link shows itself as one.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,8 +33,8 @@ def stand_ins(mounts: Sequence[RunMount], aside: Path, kept: Kept) -> Iterator[N
 
 
 def _place(mount: RunMount, aside: Path, kept: Kept, undo: ExitStack) -> None:
-    parent = os.path.realpath(os.path.dirname(mount.target.rstrip("/")) or "/")
-    target = os.path.join(parent, os.path.basename(mount.target.rstrip("/")))
+    target = os.path.realpath(mount.target)
+    parent = os.path.dirname(target)
     inside = target.strip("/")
     # here-documents with a program of their own are files below /dev, which may have new names
     covered = kept.covers(inside) and not target.startswith("/dev/")
@@ -42,21 +45,60 @@ def _place(mount: RunMount, aside: Path, kept: Kept, undo: ExitStack) -> None:
             hint="choose another target, or an isolation that can mount",
         )
     _make_parents(parent, undo)
+    mode = 0o1777
     if os.path.lexists(target):
+        mode = stat.S_IMODE(os.lstat(target).st_mode)
         _quietly(parent, lambda: move(target, str(aside), {}))
         undo.callback(_quietly, parent, lambda: move(str(aside), target, {}))
-    _quietly(parent, lambda: _stand(mount, target))
     undo.callback(_quietly, parent, lambda: remove_tree(Path(target)))
+    if _can_be_lent(mount, parent):
+        undo.callback(_give_back, mount, target)
+    _quietly(parent, lambda: _stand(mount, target, mode))
 
 
-def _stand(mount: RunMount, target: str) -> None:
-    if mount.kind == "tmpfs":
-        os.mkdir(target)
-        os.chown(target, mount.uid, mount.gid)
-        os.chmod(target, mount.mode)
-    else:
-        assert mount.source is not None
-        os.symlink(mount.source, target)
+def _stand(mount: RunMount, target: str, mode: int) -> None:
+    match mount.kind:
+        case "tmpfs":
+            os.mkdir(target)
+            os.chown(target, mount.uid, mount.gid)
+            os.chmod(target, mode if mount.mode is None else mount.mode)
+        case "secret":
+            assert mount.data is not None
+            fd = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with open(fd, "wb") as file:
+                file.write(mount.data.value)
+            os.chown(target, mount.uid, mount.gid)
+            os.chmod(target, 0o400 if mount.mode is None else mount.mode)
+        case "bind" | "file":
+            assert mount.source is not None
+            if mount.kind == "bind" and not mount.source.exists():
+                raise RunFlagUnsupported(
+                    f"RUN --mount with target={mount.target} can't be carried out in place: what "
+                    "it shows stands at another target of this RUN already",
+                    hint="use one target, or an isolation that can mount",
+                )
+            if mount.private or _can_be_lent(mount, os.path.dirname(target)):
+                move(str(mount.source), target, {})
+            else:
+                os.symlink(mount.source, target)
+        case _:
+            raise AssertionError(mount)
+
+
+def _can_be_lent(mount: RunMount, parent: str) -> bool:
+    """Whether the source can be renamed to the target, and back afterwards."""
+    if mount.kind != "bind" or mount.private or mount.source is None:
+        return False
+    return mount.source.exists() and mount.source.stat().st_dev == os.stat(parent).st_dev
+
+
+def _give_back(mount: RunMount, target: str) -> None:
+    assert mount.source is not None
+    if mount.source.exists():
+        return  # it was never taken
+    if _is_real_directory(target):
+        _quietly(os.path.dirname(target), lambda: move(target, str(mount.source), {}))
+    # else the RUN removed it: whoever needs the source makes it anew
 
 
 def _make_parents(path: str, undo: ExitStack) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pybuild.isolation.command import Network, Output, Root, RunCommand, StackedLayer
+from pybuild.isolation.command import Mounting, Network, Output, Root, RunCommand, StackedLayer
 from pybuild.isolation.errors import IsolationUnsupported, PutBackFailed, RunFlagUnsupported
 from pybuild.isolation.in_place import InPlaceLayers
 from pybuild.isolation.moving import Kept, move_in, move_out, times_kept
@@ -174,6 +174,8 @@ class Takeover:
 
 
 class _TakeoverRoot:
+    mounting = Mounting.NONE
+
     def __init__(self, takeover: Takeover, stored: Path) -> None:
         self.stored = stored  # where its files are while another root is on `/`
         self._takeover = takeover

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pybuild.image.digest import digest_of
-from pybuild.isolation.command import Isolation, Network, Root, RunMount
+from pybuild.isolation.command import Isolation, Network, Root, RunMount, Secret
 from pybuild.isolation.mounts import Entering, Setup
 from pybuild.isolation.namespace import Namespace
 from pybuild.isolation.process import DOCKER_CAPABILITIES, Runner
@@ -248,6 +249,55 @@ def test_a_stub_behind_a_link_that_leads_out_stays_inside(
     assert (ran.status, ran.out, ran.changes) == (0, "ff", []), ran
     assert list(outside.iterdir()) == []
     root.close()
+
+
+def test_a_secret_lies_in_memory_and_leaves_no_trace(root: Root, image: Image) -> None:
+    secret = RunMount("secret", "/run/secrets/s", uid=5, gid=6, data=Secret(b"hidden"))
+    script = (
+        "cat /run/secrets/s; stat -c ' %a %u:%g' /run/secrets/s; echo x > /run/secrets/s; "
+        "grep /run/secrets /proc/self/mountinfo"
+    )
+    ran = run(root, script, below=image.tree, mounts=(secret, replace(secret, target="/run/t")))
+    assert ran.out.startswith("hidden 400 5:6\n") and " tmpfs tmpfs " in ran.out
+    assert "Read-only" in ran.err
+    assert ran.changes == []
+    assert "hidden" not in repr(secret)
+
+
+def test_a_tmpfs_has_the_mode_of_what_it_hides(root: Root, image: Image) -> None:
+    mounts = (
+        RunMount("tmpfs", "/var/data"),
+        RunMount("tmpfs", "/new"),
+        RunMount("tmpfs", "/etc", read_only=True),
+    )
+    ran = run(root, "stat -c %a /var/data /new; touch /etc/x", below=image.tree, mounts=mounts)
+    assert ran.out == "750\n1777\n"
+    assert "Read-only" in ran.err
+    assert ran.changes == []
+
+
+def test_another_root_is_shown_and_not_changed(
+    namespace: Isolation, root: Root, image: Image
+) -> None:
+    other = namespace.open_root()
+    other.apply(image.layers)
+    assert run(other, "echo new > /var/data/two; rm /etc/kept", below=image.tree).status == 0
+    other.settle(digest_of(b"other"))
+    mounts = (
+        RunMount("root", "/all", root=other),
+        RunMount("root", "/only", root=other, path="var/data", read_only=True),
+        RunMount("root", "/file", root=other, path="var/data/two"),
+    )
+    script = (
+        "ls /only; cat /file; ls /all/etc; rm /all/etc/passwd; echo x > /file; touch /only/x; "
+        "cat /only/two"
+    )
+    ran = run(root, script, below=image.tree, mounts=mounts)
+    assert ran.out == "one\ntwo\nnew\npasswd\nnew\n"
+    assert "Read-only" in ran.err
+    assert ran.changes == []
+    assert run(other, "cat /etc/passwd | wc -l; cat /var/data/two").out == "2\nnew\n"
+    other.close()
 
 
 def test_a_read_only_mount_is(root: Root, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_mounts_come_outermost_first_and_replace_the_containers_files() -> None:
     flags = runner.MS_NOSUID | runner.MS_NODEV
     assert found[1] == ("plain", b"/plain")
     assert found[-4:-1] == (
-        ("filesystem", b"tmpfs", b"a", flags, b"mode=750,uid=1,gid=2,size=5"),
+        ("temporary", b"a", flags, b"uid=1,gid=2,size=5", 0o750),
         ("bind", b"/two", b"etc/hosts", False),
         ("bind", b"/one", b"a/b/c", True),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pybuild.isolation import moving
-from pybuild.isolation.command import RunMount
+from pybuild.isolation.command import RunMount, Secret
 from pybuild.isolation.errors import RunFlagUnsupported
 from pybuild.isolation.moving import Kept, move_in, move_out
 from pybuild.isolation.removal import empty_directory, remove_stub, remove_tree
@@ -159,24 +160,55 @@ def test_a_stub_goes_only_while_it_is_empty_and_in_its_place(
 
 def test_stand_ins_leave_no_trace(tmp_path: Path) -> None:
     root, aside, source = tmp_path / "root", tmp_path / "aside", tmp_path / "source"
-    for directory in (root, aside, source):
+    private = tmp_path / "private"
+    for directory in (root, aside, source, private):
         directory.mkdir()
     grow(root)
     (source / "file").write_text("from outside")
+    (tmp_path / "single").write_text("a file")
     before = listing(root)
     mounts = (
         RunMount("bind", f"{root}/a/b", source),
-        RunMount("file", f"{root}/new/way/file", source / "file"),
+        RunMount("bind", f"{root}/a/b/inner", private, private=True),
+        RunMount("file", f"{root}/new/way/file", tmp_path / "single"),
         RunMount("tmpfs", f"{root}/third-name", uid=3, gid=4, mode=0o711),
+        RunMount("tmpfs", f"{root}/keep/deep"),
+        RunMount("secret", f"{root}/run/s", uid=5, gid=6, data=Secret(b"hidden")),
     )
     with stand_ins(mounts, aside, Kept(["/proc"])):
         assert (root / "a/b/file").read_text() == "from outside"
-        assert (root / "new/way/file").read_text() == "from outside"
+        assert (root / "new/way/file").read_text() == "a file"
+        assert not (root / "a/b").is_symlink() and not (root / "a/b/inner").is_symlink()
+        assert (root / "keep/deep").stat().st_mode & 0o7777 == 0o755
+        secret = (root / "run/s").stat()
+        assert (secret.st_mode & 0o7777, secret.st_uid, secret.st_gid) == (0o400, 5, 6)
+        assert (root / "run/s").read_bytes() == b"hidden"
         (root / "third-name/x").write_text("gone afterwards")
         (root / "a/b/made").write_text("stays in the source")
     assert listing(root) == before
-    assert (source / "made").exists()
+    assert sorted(path.name for path in source.iterdir()) == ["file", "made"]
     assert list(aside.iterdir()) == []
+    assert not private.exists()
+
+
+def test_a_directory_that_the_run_removes_is_not_put_back(tmp_path: Path) -> None:
+    """What a cache holds is gone then, as it would be with a mount."""
+    root, aside, source = tmp_path / "root", tmp_path / "aside", tmp_path / "source"
+    for directory in (root, aside, source):
+        directory.mkdir()
+    with stand_ins((RunMount("bind", f"{root}/c", source),), aside, Kept(["/proc"])):
+        shutil.rmtree(root / "c")
+    assert list(root.iterdir()) == []
+    assert not source.exists()
+
+
+def test_one_directory_has_one_target(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "aside").mkdir()
+    mounts = tuple(RunMount("bind", f"{tmp_path}/{name}", tmp_path / "source") for name in "ab")
+    with pytest.raises(RunFlagUnsupported), stand_ins(mounts, tmp_path / "aside", Kept(["/proc"])):
+        pass
+    assert (tmp_path / "source").is_dir()
 
 
 @pytest.mark.parametrize("target", ["/", "/proc", "/proc/x", "/etc", "/etc/hosts"])
