@@ -13,6 +13,7 @@ from pybuild.executor.errors import WorkFolderUnusable
 from pybuild.isolation.removal import REMOVED, lock_directory, remove_later, remove_tree
 
 _PREFIX = "pybuild-work-"
+_NEW = "pybuild-new-"
 
 
 class Workspace(Struct, frozen=True):
