@@ -33,7 +33,9 @@ class Workspace(Struct, frozen=True):
         try:
             parent.mkdir(parents=True, exist_ok=True)
             _remove_left(parent)
-            root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            # Under another name until it is locked: a build that starts now would take it for
+            # one that was left.
+            new = Path(tempfile.mkdtemp(prefix=_NEW, dir=parent))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -42,8 +44,9 @@ class Workspace(Struct, frozen=True):
                 f"{(error.strerror or str(error)).lower()}",
                 hint="name a folder that this user may write to with --kaniko-dir or TMPDIR",
             ) from error
-        lock = lock_directory(root)
+        lock = lock_directory(new)
         assert lock is not None, "a new folder is nobody else's"
+        root = new.rename(parent / new.name.replace(_NEW, _PREFIX))
         for name in ("blobs", "spool", "roots"):
             (root / name).mkdir()
         return Workspace(root, lock)
