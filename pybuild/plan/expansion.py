@@ -19,6 +19,7 @@ from pybuild.dockerfile.instructions import (
     Expose,
     Instruction,
     Label,
+    Run,
     Stopsignal,
     User,
     Volume,
@@ -67,7 +68,8 @@ def platform_args(build: Platform, target: Platform, target_stage: str) -> dict[
 
 def expanded(instruction: Instruction, scope: Scope, escape: str) -> Instruction:
     """The instruction with variables replaced wherever its grammar says so; RUN, CMD, ENTRYPOINT,
-    HEALTHCHECK, SHELL and ONBUILD are left to the shell and to later. Errors name the place."""
+    HEALTHCHECK, SHELL and ONBUILD are left to the shell and to later, but for the options of
+    mounts. Errors name the place."""
 
     def word(text: str) -> str:
         return expand(text, scope.variables, escape)
@@ -92,6 +94,9 @@ def expanded(instruction: Instruction, scope: Scope, escape: str) -> Instruction
                 return replace(instruction, ports=tuple(port for found in ports for port in found))
             case Copy() | Add():
                 return _expanded_copy(instruction, scope, escape)
+            case Run() if instruction.mounts:
+                mounts = tuple(mount.expanded(word) for mount in instruction.mounts)
+                return replace(instruction, mounts=mounts)
             case _:
                 return instruction
     except PybuildError as error:

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from pybuild.image.descriptor import Descriptor
-from pybuild.image.digest import Digest
+from pybuild.image.digest import Digest, digest_of
 from pybuild.image.layer import EMPTY_CHAIN, chain_id, chain_ids
 from pybuild.plan.keys import StepId
-from pybuild.plan.steps import CopyAction, FromContext, FromImage, FromStage, Plan, StagePlan, Step
+from pybuild.plan.steps import FromImage, FromStage, Plan, StagePlan, Step
 
 
 class StoredStep(Struct, frozen=True):
@@ -62,13 +62,19 @@ def base_chain(stage: StagePlan, chains: Mapping[int, Digest]) -> Digest | None:
 
 
 def taken_result(plan: Plan, step: Step, chains: Mapping[int, Digest]) -> Digest | None:
-    """The identity of what a COPY --from takes from; None where that is not known, or nothing."""
-    if not isinstance(step.action, CopyAction):
-        return None
-    origin = step.action.origin
-    if isinstance(origin, FromStage):
-        return chains.get(origin.stage)
-    return plan.image(origin.request).digest if isinstance(origin, FromImage) else None
+    """The identity of the stages and images a step takes from; None where that of one is not known,
+    or where there are none."""
+    found = []
+    for origin in step.takes:
+        if isinstance(origin, FromImage):
+            found.append(plan.image(origin.request).digest)
+        elif origin.stage in chains:
+            found.append(chains[origin.stage])
+        else:
+            return None
+    if len(found) < 2:
+        return found[0] if found else None
+    return digest_of(" ".join(found).encode())
 
 
 def fit(plan: Plan, found: Mapping[StepId, StoredStep | None]) -> Fit:
@@ -120,9 +126,9 @@ def _misfit(
         return "not in the cache"
     if not step.stands_alone and entry.parent != chain:
         return "the cached layer was made on another parent"
-    if not isinstance(step.action, CopyAction) or isinstance(step.action.origin, FromContext):
+    if not step.takes:
         return ""
     result = taken_result(plan, step, whole)
     if result is None:
-        return "the stage it copies from runs"
+        return "a stage it takes files from runs"
     return "" if entry.taken == result else "the cached layer took its files from another result"

@@ -12,17 +12,18 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from msgspec import Struct
+from msgspec.structs import astuple, replace
 
 from pybuild.image.digest import Digest, digest_of
 from pybuild.plan.steps import (
     Action,
     CopyAction,
-    FromContext,
     FromImage,
     FromScratch,
     FromStage,
     MakeDirectory,
     Plan,
+    PlannedMount,
     RunAction,
     StagePlan,
     Step,
@@ -46,8 +47,8 @@ class KeyFacts(Struct, frozen=True):
 def first_keys(
     plan: Plan, facts: KeyFacts, inputs: Mapping[StepId, Digest]
 ) -> dict[StepId, Digest]:
-    """A key for each step that may change files; `inputs` holds the digest of what each COPY and
-    ADD takes from the context or the network."""
+    """A key for each step that may change files; `inputs` holds the digest of what each COPY, ADD
+    and RUN takes from the context or the network."""
     keys: dict[StepId, Digest] = {}
     last: dict[int, str] = {}
     for stage in plan.stages:
@@ -80,17 +81,12 @@ def _base_identity(plan: Plan, stage: StagePlan, last: Mapping[int, str]) -> str
 
 
 def _taken_identity(plan: Plan, step: Step, last: Mapping[int, str]) -> str:
-    if not isinstance(step.action, CopyAction):
-        return ""
-    match step.action.origin:
-        case FromContext():
-            return ""
-        case FromStage(number):
-            return f"stage {last[number]}"
-        case FromImage(request):
-            return f"image {plan.image(request).digest}"
-        case _:
-            assert_never(step.action.origin)
+    return " ".join(
+        f"stage {last[origin.stage]}"
+        if isinstance(origin, FromStage)
+        else f"image {plan.image(origin.request).digest}"
+        for origin in step.takes
+    )
 
 
 def step_key(
@@ -135,7 +131,17 @@ def _action_facts(action: Action) -> list[object]:
         case RunAction():
             script = [action.script.name, action.script.content] if action.script else None
             env = sorted(action.env)
-            return ["run", action.argv, env, action.user, action.cwd, action.network, script]
+            mounts = _mount_facts(action.mounts)
+            return [
+                "run",
+                action.argv,
+                env,
+                action.user,
+                action.cwd,
+                action.network,
+                script,
+                mounts,
+            ]
         case CopyAction():
             return [
                 "add" if action.is_add else "copy",
@@ -156,6 +162,19 @@ def _action_facts(action: Action) -> list[object]:
             return ["workdir", action.path, action.user]
         case _:
             assert_never(action)
+
+
+def _mount_facts(mounts: tuple[PlannedMount, ...]) -> list[object]:
+    """Of the stages and images only which mount takes from which: what they are is in `taken`. A
+    secret's value is nowhere."""
+    numbers: dict[object, int] = {}
+    facts: list[object] = []
+    for mount in mounts:
+        taken = isinstance(mount.origin, FromStage | FromImage)
+        number = numbers.setdefault(mount.origin, len(numbers)) if taken else -1
+        kind = "" if mount.origin is None else type(mount.origin).__name__
+        facts.append([kind, number, *astuple(replace(mount, origin=None))])
+    return facts
 
 
 def _digest(*facts: object) -> Digest:

@@ -33,6 +33,7 @@ from pybuild.image.platform import Platform, parse_platform
 from pybuild.image.reference import BadReference, parse_reference
 from pybuild.plan.expansion import PROXIES, Scope, expanded, platform_args
 from pybuild.plan.metadata import apply_metadata, argv_of, shown
+from pybuild.plan.mounts import plan_mount
 from pybuild.plan.steps import (
     Action,
     BaseImage,
@@ -105,7 +106,7 @@ def make_plan(
     used = [
         origin.request
         for stage in stages
-        for origin in (stage.origin, *(copy.origin for copy in stage.copies()))
+        for origin in (stage.origin, *stage.takes)
         if isinstance(origin, FromImage)
     ]
     return Plan(
@@ -300,7 +301,7 @@ class _Planner:
         for stage in reversed(self.dockerfile.stages):
             if stage.name and stage.name == name.lower():
                 if stage.index == number:
-                    raise BadStageReference(f"stage {name} can't copy from itself")
+                    raise BadStageReference(f"stage {name} can't take files from itself")
                 return FromStage(stage.index)
         if name.isdecimal():
             if int(name) >= len(self.dockerfile.stages) or int(name) == number:
@@ -391,15 +392,15 @@ class _StepMaker:
         return "ARG " + " ".join(words)
 
     def _run(self, run: Run) -> tuple[RunAction, str]:
-        if run.mounts:
-            raise NotCarriedOut(
-                f"RUN --mount=type={run.mounts[0].type} is not carried out yet",
-                hint="take the mount out, or copy what the command needs with COPY",
-            )
         if run.security not in ("", "sandbox"):
             raise NotCarriedOut(f"RUN --security={run.security} is not carried out")
         if run.devices:
             raise NotCarriedOut("RUN --device is not carried out yet")
+        number, platform = self.number, self.config.platform
+
+        def origin_of(name: str) -> CopyOrigin:
+            return self.planner.copy_origin(name, number, platform)
+
         argv, inline = self._command(run)
         given = self.planner.request.build_args
         proxies = tuple((name, given[name]) for name in sorted(PROXIES) if name in given)
@@ -411,7 +412,9 @@ class _StepMaker:
             user=self.config.user,
             cwd=self.config.working_dir or "/",
             network=run.network or "default",
-            mounts=(),
+            mounts=tuple(
+                plan_mount(mount, self.config.working_dir, origin_of) for mount in run.mounts
+            ),
             script=inline,
         )
         args = [f"{name}={value}" for name, value in self.scope.args.items() if name not in PROXIES]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from msgspec import Struct
 
 from pybuild.dockerfile.instructions import Instruction
-from pybuild.dockerfile.mounts import MountSpec
 from pybuild.errors import Source
 from pybuild.image.config import ImageConfig
 from pybuild.image.digest import Digest
@@ -46,6 +43,7 @@ class FromScratch(Struct, frozen=True):
 
 Origin = FromStage | FromImage | FromScratch
 CopyOrigin = FromContext | FromStage | FromImage
+MountOrigin = CopyOrigin | FromScratch
 
 
 class InlineFile(Struct, frozen=True):
@@ -55,6 +53,26 @@ class InlineFile(Struct, frozen=True):
     content: str
 
 
+class PlannedMount(Struct, frozen=True):
+    """One RUN --mount. `target` is absolute, and empty only for a secret that is in a variable
+    alone. `origin` and `source` (relative to its root) are what a bind shows and what a cache holds
+    at first; `uid`, `gid` and `mode` those of a secret, or of a cache that is empty at first."""
+
+    type: str  # "bind", "cache", "tmpfs" or "secret"
+    target: str
+    origin: MountOrigin | None
+    source: str = ""
+    read_only: bool = False
+    id: str = ""  # of a cache or secret
+    sharing: str = ""  # of a cache: "shared", "private" or "locked"
+    required: bool = False
+    env: str = ""
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0
+    size: int = 0  # of a tmpfs in bytes; 0: no limit
+
+
 class RunAction(Struct, frozen=True):
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]  # all that the command sees, less HOME and proxies
@@ -62,7 +80,7 @@ class RunAction(Struct, frozen=True):
     user: str
     cwd: str
     network: str  # "default", "none" or "host"
-    mounts: tuple[MountSpec, ...]
+    mounts: tuple[PlannedMount, ...] = ()
     script: InlineFile | None = None  # a here-document with a #! line, mounted at its name
 
 
@@ -125,6 +143,20 @@ class Step(Struct, frozen=True):
         """Whether its layer is the same on any parent."""
         return isinstance(self.action, CopyAction) and self.action.stands_alone
 
+    @property
+    def origins(self) -> tuple[MountOrigin, ...]:
+        """What COPY, or each mount that has files from somewhere, takes from; in order."""
+        if isinstance(self.action, CopyAction):
+            return (self.action.origin,)
+        mounts = self.action.mounts if isinstance(self.action, RunAction) else ()
+        return tuple(mount.origin for mount in mounts if mount.origin is not None)
+
+    @property
+    def takes(self) -> tuple[FromStage | FromImage, ...]:
+        """The stages and images it takes files from, each once."""
+        found = (one for one in self.origins if isinstance(one, FromStage | FromImage))
+        return tuple(dict.fromkeys(found))
+
 
 class StagePlan(Struct, frozen=True):
     """One stage; `number` is its place in the Dockerfile and its identity."""
@@ -146,16 +178,16 @@ class StagePlan(Struct, frozen=True):
         """The steps that may change files."""
         return tuple(step for step in self.steps if step.action is not None)
 
-    def copies(self) -> Iterator[CopyAction]:
-        for step in self.steps:
-            if isinstance(step.action, CopyAction):
-                yield step.action
+    @property
+    def takes(self) -> tuple[FromStage | FromImage, ...]:
+        """The stages and images that its steps take files from."""
+        return tuple(origin for step in self.steps for origin in step.takes)
 
     @property
     def needs(self) -> tuple[int, ...]:
-        """The stages it starts from or copies from."""
+        """The stages it starts from or takes files from."""
         found = [self.origin.stage] if isinstance(self.origin, FromStage) else []
-        found += [copy.origin.stage for copy in self.copies() if isinstance(copy.origin, FromStage)]
+        found += [origin.stage for origin in self.takes if isinstance(origin, FromStage)]
         return tuple(sorted(set(found)))
 
 

@@ -54,7 +54,7 @@ def test_an_evicted_entry_ends_its_stage_and_what_takes_from_it() -> None:
     found = filled(plan)
     del found[0, 0]
     assert hits(plan, found) == {0: 0, 1: 1}
-    assert fit(plan, found).stages[1].stopped == (1, "the stage it copies from runs")
+    assert fit(plan, found).stages[1].stopped == (1, "a stage it takes files from runs")
 
 
 def test_entries_of_two_builds_are_never_mixed() -> None:
