@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pybuild.errors import ContentMismatch
 from pybuild.image.descriptor import Descriptor
-from pybuild.image.digest import Digest, digest_of, parse_digest
+from pybuild.image.digest import BadDigest, Digest, digest_of, parse_digest
 from pybuild.image.manifest import Index, Manifest, make_manifest
 from pybuild.image.media_type import Family, compression_of
 from pybuild.plan.fit import StoredStep
@@ -59,6 +59,8 @@ def from_manifest(manifest: Manifest | Index) -> StoredStep:
         )
     except KeyError as missing:
         raise BrokenEntry(f"a cache entry does not say its {missing.args[0]}") from None
+    except BadDigest as bad:
+        raise BrokenEntry(f"a cache entry is damaged: {bad.message}") from None
     if (stored.layer is None) != (stored.diff_id is None):
         raise BrokenEntry("a cache entry has a layer without diff ID, or the other way round")
     return stored

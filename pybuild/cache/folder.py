@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,10 +30,16 @@ class IndexFolder:
     def get(self, key: Digest) -> CachedStep | None:
         return self._inner.get(key)
 
+    def has_layer(self, found: CachedStep) -> bool:
+        return self._inner.has_layer(found)
+
     def put(
         self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
     ) -> None:
         self._inner.put(keys, stored, layer, index)
+
+    def put_again(self, keys: tuple[Digest, ...], stored: StoredStep) -> None:
+        self._inner.put_again(keys, stored)
 
     def get_index(self, chain: Digest) -> bytes | None:
         """From the folder, else from `inner`, and kept then. A broken file is the reader's miss."""
@@ -56,14 +63,16 @@ class IndexFolder:
         if not self._writable:
             return
         path = self._path(chain)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        # Process ids repeat among the containers that share a volume.
+        partial = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(index)
             partial.replace(path)
         except OSError as error:
             self._writable = False
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             told = f"the cache folder {self._directory} can't be written: {error.strerror}"
             self._sink(Notice(Level.INFO, told, code="cache-folder-read-only"))
 
@@ -73,11 +82,15 @@ class ReadOnlyCache:
 
     def __init__(self, inner: LayerCache) -> None:
         self.get: Callable[[Digest], CachedStep | None] = inner.get
+        self.has_layer: Callable[[CachedStep], bool] = inner.has_layer
         self.get_index: Callable[[Digest], bytes | None] = inner.get_index
 
     def put(
         self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
     ) -> None:
+        """Nothing is kept."""
+
+    def put_again(self, keys: tuple[Digest, ...], stored: StoredStep) -> None:
         """Nothing is kept."""
 
     def put_index(self, chain: Digest, index: bytes) -> None:

@@ -19,7 +19,7 @@ from pybuild.cache.entry import (
     index_manifest,
     to_manifest,
 )
-from pybuild.errors import ContentMismatch, PybuildError, RegistryError
+from pybuild.errors import ContentMismatch, RegistryError
 from pybuild.events import EventSink, Level, Notice
 from pybuild.image.descriptor import Descriptor
 from pybuild.image.digest import Digest, digest_of
@@ -29,6 +29,7 @@ from pybuild.image.reference import Reference
 from pybuild.plan.fit import StoredStep
 from pybuild.plan.keys import index_key
 from pybuild.registry.client import Client
+from pybuild.registry.errors import BlobUnknown, RegistryBroken, RegistryUnreachable
 
 Result = TypeVar("Result")
 
@@ -47,9 +48,15 @@ class LayerCache(Protocol):
 
     def get(self, key: Digest) -> CachedStep | None: ...
 
+    def has_layer(self, found: CachedStep) -> bool:
+        """Whether the entry's layer can really be had: registries lose blobs, not manifests."""
+
     def put(
         self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
     ) -> None: ...
+
+    def put_again(self, keys: tuple[Digest, ...], stored: StoredStep) -> None:
+        """Under further keys, what was found here: its layer and index are there already."""
 
     def get_index(self, chain: Digest) -> bytes | None: ...
 
@@ -73,15 +80,33 @@ class RegistryCache:
         self._sink = sink
         self._ttl = ttl
         self._now = now
-        self._broken = threading.Event()
+        self._guard = threading.Lock()
+        self._refused: set[str] = set()  # "read", "write": not asked again in this build
+        self._told: set[str] = set()
+        self._there: set[Digest] = set()  # layers
 
     def get(self, key: Digest) -> CachedStep | None:
         return self._attempt("read", lambda: self._get(key))
+
+    def has_layer(self, found: CachedStep) -> bool:
+        layer = found.layer
+        if layer is None or layer.descriptor.digest in self._there:
+            return True
+        digest = layer.descriptor.digest
+        there = self._attempt("read", lambda: self._client.has_blob(self._repository, digest))
+        if there:
+            self._there.add(digest)
+        elif there is not None:
+            self._tell("read", f"it holds an entry, but its layer {digest} no more")
+        return bool(there)
 
     def put(
         self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
     ) -> None:
         self._attempt("write", lambda: self._put(keys, stored, layer, index))
+
+    def put_again(self, keys: tuple[Digest, ...], stored: StoredStep) -> None:
+        self._attempt("write", lambda: self._put_manifest(keys, stored))
 
     def get_index(self, chain: Digest) -> bytes | None:
         return self._attempt("read", lambda: self._get_index(chain))
@@ -111,8 +136,13 @@ class RegistryCache:
     def _read_index(self, index: Descriptor | None) -> bytes | None:
         if index is None:
             return None
-        read = self._attempt("read", lambda: self._client.blob(self._repository, index))
-        return None if read is None else zlib.decompress(read)
+        return self._attempt("read", lambda: self._inflated(index))
+
+    def _inflated(self, index: Descriptor) -> bytes | None:
+        try:
+            return zlib.decompress(self._client.blob(self._repository, index))
+        except BlobUnknown:
+            return None  # the layer itself tells
 
     def _expired(self, created: str) -> bool:
         if self._ttl is None or not created:
@@ -125,13 +155,16 @@ class RegistryCache:
     def _put(
         self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
     ) -> None:
-        self._push_small(EMPTY, EMPTY_JSON)
         if layer is not None:
             sources = (layer.source,) if layer.source else ()
             self._client.push_blob(
                 self._repository, layer.descriptor, layer.open, mount_from=sources, label="to cache"
             )
             stored = replace(stored, index=self._push_index(index))
+        self._put_manifest(keys, stored)
+
+    def _put_manifest(self, keys: tuple[Digest, ...], stored: StoredStep) -> None:
+        self._push_small(EMPTY, EMPTY_JSON)
         manifest = to_manifest(stored)
         for key in keys:
             self._client.push_manifest(self._at(key), manifest)
@@ -157,18 +190,27 @@ class RegistryCache:
         self._client.push_manifest(self._at(index_key(chain)), index_manifest(descriptor))
 
     def _attempt(self, what: str, action: Callable[[], Result]) -> Result | None:
-        if self._broken.is_set():
+        if what in self._refused:
             return None
         try:
             return action()
-        except (RegistryError, ContentMismatch, zlib.error) as error:
-            self._give_up(what, error)
-            return None
+        except RegistryError as error:
+            # What is down, or lets nothing be read, is not written to either.
+            gone = what == "read" or isinstance(error, RegistryUnreachable | RegistryBroken)
+            with self._guard:
+                self._refused.update(("read", "write") if gone else (what,))
+            self._tell(what, error.message)
+        except ContentMismatch as error:
+            self._tell(what, error.message)
+        except zlib.error as error:
+            self._tell(what, f"an index is damaged ({error})")
+        return None
 
-    def _give_up(self, what: str, error: Exception) -> None:
-        """A registry that refuses or is down is not asked again in this build."""
-        if isinstance(error, RegistryError) and not self._broken.is_set():
-            self._broken.set()
-        told = error.message if isinstance(error, PybuildError) else str(error)
-        message = f"the layer cache {self._repository.name} can't be used to {what}: {told}"
+    def _tell(self, what: str, why: str) -> None:
+        """Once: what else happens is of the same kind."""
+        with self._guard:
+            if what in self._told:
+                return
+            self._told.add(what)
+        message = f"the layer cache {self._repository.name} can't be used to {what}: {why}"
         self._sink(Notice(Level.WARNING, message, code="cache-unusable"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -27,7 +27,8 @@ from pybuild.events import (
 )
 from pybuild.executor.assemble import assemble, squashed
 from pybuild.executor.background import Background
-from pybuild.executor.inputs import StepId, Taken, check_sources, digest_taken
+from pybuild.executor.inputs import StepId, Taken, check_sources, digest_taken, take_all
+from pybuild.executor.lookup import look_up, required, without_cache
 from pybuild.executor.scheduler import run_stages
 from pybuild.executor.stack import Indexes, LayerOrigin, Stack, StackLayer
 from pybuild.executor.stage import StageBuilder, StageServices, StageTally
@@ -42,11 +43,12 @@ from pybuild.image.media_type import Family, layer_media_type
 from pybuild.image.platform import Platform
 from pybuild.image.reference import Reference, parse_reference
 from pybuild.isolation.command import Isolation, Root
-from pybuild.plan.fit import Fit, fit
+from pybuild.plan.fit import Fit
 from pybuild.plan.keys import KeyFacts, first_keys
 from pybuild.plan.make import PlanRequest, images_needed, make_plan
 from pybuild.plan.steps import (
     BaseImage,
+    CopyAction,
     FromImage,
     FromStage,
     ImageRequest,
@@ -59,6 +61,7 @@ from pybuild.registry.errors import BadCertificateFile, BrokenConfig
 if TYPE_CHECKING:
     from pybuild.cache.layers import CachedStep, LayerCache
     from pybuild.executor.copy import Picked
+    from pybuild.executor.download import Download
     from pybuild.layer.compress import CompressionOptions
     from pybuild.registry.client import Client, ResolvedImage
 
@@ -128,18 +131,41 @@ def prepare(request: BuildRequest, services: Services) -> Prepared:
         services.sink(Notice(Level.WARNING, warning))
     context = ContextSource(request.context)
     picked = check_sources(plan, context)
-    facts = KeyFacts(epoch=request.epoch)
-    keys: Mapping[StepId, Digest] = {}
+    facts = _key_facts(request)
     inputs: dict[StepId, Taken] = {}
-    found: Mapping[StepId, CachedStep] = {}
+    lookup = without_cache(plan)
     if services.cache is not None:
-        for identity, sources in picked.items():
-            inputs[identity] = digest_taken(sources, context, context.digests, with_owner=False)
+        inputs = take_all(
+            plan, picked, lambda action, found: _take(action, found, context, services)
+        )
         digests = {identity: taken.digest for identity, taken in inputs.items()}
-        keys = first_keys(plan, facts, digests)
-        found = _burst(services.cache, keys)
-    fitting = fit(plan, {identity: entry.stored for identity, entry in found.items()})
-    return Prepared(plan, images, keys, found, fitting, context, picked, inputs, facts)
+        lookup = look_up(services.cache, plan, first_keys(plan, facts, digests))
+    return Prepared(
+        plan, images, lookup.keys, lookup.found, lookup.fit, context, picked, inputs, facts
+    )
+
+
+def _key_facts(request: BuildRequest) -> KeyFacts:
+    """The level of the compression only where bytes are promised."""
+    options = request.compression
+    compression = options.compression.value
+    if options.reproducible:
+        compression += f" {options.level}"
+    return KeyFacts(epoch=request.epoch, compression=compression)
+
+
+def _take(
+    action: CopyAction, picked: Sequence[Picked], context: ContextSource, services: Services
+) -> Taken:
+    """With the content of addresses, unless a checksum says what that is."""
+    downloads: tuple[Download, ...] = ()
+    if action.urls and not action.checksum:
+        from pybuild.executor.download import download_all
+
+        downloads = download_all(
+            action, services.workspace, services.sink, cancelled=services.cancelled
+        )
+    return digest_taken(action, picked, context, context.digests, downloads=downloads)
 
 
 def _plan(
@@ -202,15 +228,6 @@ def _time_text(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _burst(cache: LayerCache, keys: Mapping[StepId, Digest]) -> dict[StepId, CachedStep]:
-    """All look-ups at once."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(_LOOKUPS_AT_ONCE, "lookup") as pool:
-        entries = pool.map(cache.get, keys.values())
-        return {identity: entry for identity, entry in zip(keys, entries, strict=True) if entry}
-
-
 def build(
     request: BuildRequest,
     services: Services,
@@ -258,7 +275,8 @@ class _Build:
         self.isolation: Isolation | None = None
         destinations = request.destinations if request.push else ()
         self.uploads = Uploads(services.client, destinations, background, services.sink)
-        self.now_ns = int(services.now()) * 1_000_000_000
+        self.started_seconds = int(services.now())
+        self.now_ns = self.started_seconds * 1_000_000_000
         if request.epoch is not None:
             self.now_ns = request.epoch * 1_000_000_000
         self.created = _time_text(self.now_ns / 1e9)
@@ -374,6 +392,10 @@ class _Build:
                 self.isolation, _ = self.services.open_isolation(self.services.workspace)
         return self.isolation.open_root()
 
+    def _result_of(self, number: int) -> Digest:
+        state = self.states.get(number)
+        return self.prepared.fit.stages[number].chain if state is None else state.chain
+
     def _image_state(self, origin: FromImage) -> StageState:
         with self.guard:
             state = self.image_states.get(origin.request)
@@ -404,6 +426,7 @@ class _Build:
             inputs=prepared.inputs,
             workspace=self.services.workspace,
             pack_options=options,
+            started=self.started_seconds,
             now_ns=self.now_ns,
             created=self.created,
             stored_at=_time_text(self.services.now()),
@@ -411,6 +434,7 @@ class _Build:
             cancelled=self.services.cancelled,
             run_slots=threading.Semaphore(max(1, request.parallel)),
             state_of=self.states.__getitem__,
+            result_of=self._result_of,
             image_state=self._image_state,
             on_layer=self._on_layer,
             store=self.background.submit,
@@ -501,24 +525,3 @@ class _Build:
             outputs,
         )
         return BuildResult(image, pushed, summary)
-
-
-def required(plan: Plan, fitting: Fit) -> frozenset[int]:
-    """The stages whose content is needed: the target, and what the steps that run stand on and
-    take from. A stage of which all that others take is cached is not among them."""
-    needed: set[int] = set()
-    pending = [plan.target]
-    while pending:
-        number = pending.pop()
-        if number in needed:
-            continue
-        needed.add(number)
-        stage = plan.stage(number)
-        if isinstance(stage.origin, FromStage):
-            pending.append(stage.origin.stage)
-        hits = fitting.stages[number].steps
-        for step in stage.file_steps:
-            origin = getattr(step.action, "origin", None)
-            if step.number not in hits and isinstance(origin, FromStage):
-                pending.append(origin.stage)
-    return frozenset(needed)

@@ -176,15 +176,15 @@ class LayerDraft:
         named too, as they are, since some tools unpack a layer without those below it."""
         for path in list(self.entries):
             self._name_parents(path)
-        self._link_names()
+        self.link_names()
         for path in sorted(self.entries):
             entry, content = self.entries[path]
             if entry.mtime_ns == 0 and entry.kind is Kind.DIRECTORY and not self.below.lookup(path):
                 entry = replace(entry, mtime_ns=now_ns)
             yield Change(entry, None if content is None else content_of(content))
 
-    def _link_names(self) -> None:
-        """The first of several names, in the order of the layer, is the file."""
+    def link_names(self) -> None:
+        """The first of several names, in the order of the layer, is the file. Idempotent."""
         for names in self._names.values():
             first, *others = sorted(set(names))
             for path in others:

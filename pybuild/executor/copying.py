@@ -18,12 +18,15 @@ from pybuild.executor.copy import (
     draft_files,
     pick,
 )
+from pybuild.executor.inputs import may_be_archive
 from pybuild.executor.mode import check_mode
 from pybuild.layer.changes import Change
+from pybuild.layer.errors import ContextChanged
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.index import Tree
 
 if TYPE_CHECKING:
+    from pybuild.executor.inputs import Taken
     from pybuild.executor.stage import StageServices
     from pybuild.executor.state import ContextSource, StageSource, StageState
     from pybuild.image.digest import Digest
@@ -67,30 +70,45 @@ class Copying:
         self.draft = LayerDraft(below, self._owner(), action.chmod)
 
     def changes(
-        self, picked: list[Picked] | None, digests: Mapping[str, Digest]
+        self, picked: list[Picked] | None, taken: Taken | None
     ) -> tuple[Iterator[Change], PackOptions]:
-        """The changes, and options that make packing check the `digests` taken before."""
+        """The changes, and options that make packing check what was `taken` into the key."""
         action = self.action
         if picked is None:
             picked = pick(action, self.source)
         plain = []
         for one in picked:
-            if not (action.is_add and action.unpack is not False and self._unpack(one)):
+            if not (may_be_archive(action, one) and self._unpack(one, taken)):
                 plain.append(one)
         draft_copy(action, plain, self.source, self.draft)
-        draft_files(action, self._inline(), self.draft)
-        draft_files(action, self._downloads(), self.draft)
-        places = self._places()
-        expected = {
-            entry.path: digests[content.path]
-            for entry, content in self.draft.entries.values()
-            if content is not None and content.path in digests
-        }
+        self.draft.link_names()
         options = self.services.pack_options
-        if expected:
-            options = replace(options, expected=expected)
+        if taken is not None:
+            options = replace(options, expected=self._expected(taken, plain, picked))
+        draft_files(action, self._inline(), self.draft)
+        draft_files(action, self._downloads(taken), self.draft)
+        places = self._places()
         now_ns = self.services.now_ns
         return self.draft.changes(lambda content: _bytes_of(content, places), now_ns), options
+
+    def _expected(
+        self, taken: Taken, plain: list[Picked], picked: list[Picked]
+    ) -> dict[str, Digest]:
+        """The digests that files have to have, by path in the layer. Raises ContextChanged when
+        there are others than those that the key knows."""
+        expected: dict[str, Digest] = {}
+        used = {one.entry.path for one in picked if one not in plain}
+        for entry, content in self.draft.entries.values():
+            if content is None or content.path.startswith("/"):
+                continue
+            if content.path not in taken.files:
+                raise ContextChanged(content.path)
+            used.add(content.path)
+            expected[entry.path] = taken.files[content.path]
+        for path in taken.files:
+            if path not in used:
+                raise ContextChanged(path)
+        return expected
 
     def _owner(self) -> Owner | None:
         if not self.action.chown:
@@ -116,20 +134,18 @@ class Copying:
             files.append((entry, Content(data=data)))
         return files
 
-    def _downloads(self) -> list[tuple[Entry, Content]]:
+    def _downloads(self, taken: Taken | None) -> list[tuple[Entry, Content]]:
         """Files from the network: mode 0600, as Docker has it."""
-        files = []
-        for url in self.action.urls:
-            from pybuild.executor.download import download
+        files: list[tuple[Entry, Content]] = []
+        services = self.services
+        downloads = taken.downloads if taken is not None else ()
+        if self.action.urls and not downloads:
+            from pybuild.executor.download import download_all
 
-            services = self.services
-            fetched = download(
-                url,
-                self.action,
-                services.workspace,
-                services.sink,
-                cancelled=services.cancelled,
+            downloads = download_all(
+                self.action, services.workspace, services.sink, cancelled=services.cancelled
             )
+        for fetched in downloads:
             if self.action.unpack and self._unpack_file(fetched.path):
                 continue
             size = fetched.path.stat().st_size
@@ -137,10 +153,17 @@ class Copying:
             files.append((entry, Content(os.fspath(fetched.path))))
         return files
 
-    def _unpack(self, one: Picked) -> bool:
-        if one.entry.kind is not Kind.FILE or not one.entry.size:
+    def _unpack(self, one: Picked, taken: Taken | None) -> bool:
+        path = one.entry.path
+        place = self.source.files([path])[path]
+        if not self._unpack_file(place):
             return False
-        return self._unpack_file(self.source.files([one.entry.path])[one.entry.path])
+        if taken is not None:
+            from pybuild.context.directory import file_digest
+
+            if file_digest(place) != taken.files.get(path):
+                raise ContextChanged(path)
+        return True
 
     def _unpack_file(self, file: Path) -> bool:
         """Puts an archive's content at the destination; False if the file is no archive."""

@@ -42,6 +42,17 @@ class Download(Struct, frozen=True):
     digest: str
 
 
+def download_all(
+    action: CopyAction,
+    workspace: Workspace,
+    sink: EventSink,
+    *,
+    cancelled: threading.Event,
+) -> tuple[Download, ...]:
+    """What is behind the addresses of an ADD, in their order."""
+    return tuple(download(url, action, workspace, sink, cancelled=cancelled) for url in action.urls)
+
+
 def download(
     url: str,
     action: CopyAction,

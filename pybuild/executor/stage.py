@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, assert_never
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from pybuild.errors import Cancelled, PybuildError, RunFailed
 from pybuild.events import (
@@ -23,7 +24,8 @@ from pybuild.executor.stack import LayerOrigin, StackLayer
 from pybuild.executor.state import ContextSource, StageSource, StageState
 from pybuild.image.digest import Digest
 from pybuild.image.layer import Layer, chain_id
-from pybuild.plan.fit import Fit, StoredStep, follow, is_linked
+from pybuild.image.media_type import family_of, in_family
+from pybuild.plan.fit import Fit, StoredStep, follow, taken_result
 from pybuild.plan.keys import KeyFacts, state_key, step_key
 from pybuild.plan.steps import (
     CopyAction,
@@ -64,6 +66,7 @@ class StageServices(Struct, frozen=True):
     inputs: Mapping[StepId, Taken]
     workspace: Workspace
     pack_options: PackOptions
+    started: int  # in seconds
     now_ns: int
     created: str  # of what is built, which may be a fixed time
     stored_at: str  # of cache entries, whose age counts
@@ -71,6 +74,7 @@ class StageServices(Struct, frozen=True):
     cancelled: threading.Event
     run_slots: threading.Semaphore
     state_of: Callable[[int], StageState]  # of a finished stage
+    result_of: Callable[[int], Digest]  # also of one that was not started
     image_state: Callable[[FromImage], StageState]
     on_layer: Callable[[StagePlan, StackLayer], None]  # told of each layer as it is finished
     store: Callable[[Callable[[], None]], None]  # runs something beside the build
@@ -120,56 +124,76 @@ class StageBuilder:
                 assert_never(self.stage.origin)
 
     def _step(self, step: Step) -> None:
+        cache = self.services.cache
+        if cache is None:
+            self._carry_out(step, None, None, "there is no cache")
+            return
         hit = self._first_hit(step)
-        reason = ""
-        taken: Taken | None = None
-        second: Digest | None = None
-        if hit is None and self.services.cache is not None:
-            taken = self._taken(step)
-            second = self._second_key(step, taken)
-            found = self.services.cache.get(second)
-            if found is not None and (is_linked(step) or found.stored.parent == self.state.chain):
-                hit = found
-            reason = self.services.fit.reason(self.stage.number, step.number) or "not in the cache"
         if hit is not None:
             self._take(step, hit)
             return
-        self._carry_out(step, taken, second, reason or "there is no cache")
+        taken = self._taken(step)
+        second = self._second_key(step, taken)
+        hit = self._second_hit(step, second)
+        if hit is None:
+            reason = self.services.fit.reason(self.stage.number, step.number) or "not in the cache"
+            self._carry_out(step, taken, second, reason)
+            return
+        self._take(step, hit)
+        # The next build of the same finds it before anything has run.
+        stored = replace(hit.stored, taken=self._taken_result(step))
+        services, first = self.services, (self._first_key(step),)
+        services.store(lambda: cache.put_again(first, stored))
 
     # From the cache
+
+    def _first_key(self, step: Step) -> Digest:
+        return self.services.keys[self.stage.number, step.number]
 
     def _first_hit(self, step: Step) -> CachedStep | None:
         """The entry under the first key, if it was made on what is here now."""
         found = self.services.found.get((self.stage.number, step.number))
-        if found is None:
+        if found is None or not self._fits(step, found):
             return None
-        stored = found.stored
-        if not is_linked(step) and stored.parent != self.state.chain:
-            return None
-        if self._takes_elsewhere(step) and stored.taken != self._taken_result(step):
-            return None
-        return found
+        return None if step.takes and found.stored.taken != self._taken_result(step) else found
 
-    def _takes_elsewhere(self, step: Step) -> bool:
-        action = step.action
-        return isinstance(action, CopyAction) and not isinstance(action.origin, FromContext)
+    def _second_hit(self, step: Step, key: Digest) -> CachedStep | None:
+        """The entry under a key that has all that the step takes in it."""
+        assert self.services.cache is not None
+        if key == self._first_key(step):
+            return None
+        found = self.services.cache.get(key)
+        return found if found is not None and self._fits(step, found) else None
+
+    def _fits(self, step: Step, found: CachedStep) -> bool:
+        assert self.services.cache is not None
+        on_this = step.stands_alone or found.stored.parent == self.state.chain
+        return on_this and self.services.cache.has_layer(found)
 
     def _taken_result(self, step: Step) -> Digest | None:
-        assert isinstance(step.action, CopyAction)
-        origin = step.action.origin
-        if isinstance(origin, FromStage):
-            return self.services.state_of(origin.stage).chain
-        if isinstance(origin, FromImage):
-            return self.services.plan.image(origin.request).digest
-        return None
+        """Of the stages and images that the step takes from."""
+        stages = (one.stage for one in step.takes if isinstance(one, FromStage))
+        chains = {number: self.services.result_of(number) for number in stages}
+        return taken_result(self.services.plan, step, chains)
+
+    def _cached_layer(self, step: Step, found: CachedStep) -> StackLayer | None:
+        """An entry's layer on top of what is here, with the media type that the image wants."""
+        if found.layer is None:
+            return None
+        family = family_of(self.services.pack_options.media_type)
+        blob = found.layer.descriptor
+        blob = replace(blob, media_type=in_family(blob.media_type, family))
+        return StackLayer(
+            replace(found.layer, descriptor=blob),
+            follow(self.state.chain, found.stored),
+            LayerOrigin.CACHED,
+            step.created_by,
+            found.read_index,
+        )
 
     def _take(self, step: Step, hit: CachedStep) -> None:
-        layer = None
-        if hit.layer is not None:
-            chain = follow(self.state.chain, hit.stored)
-            layer = StackLayer(
-                hit.layer, chain, LayerOrigin.CACHED, step.created_by, hit.read_index
-            )
+        layer = self._cached_layer(step, hit)
+        if layer is not None:
             self.state.push(layer)
             self.services.on_layer(self.stage, layer)
         self.tally.layers[step.number] = layer
@@ -182,26 +206,29 @@ class StageBuilder:
 
     def _second_key(self, step: Step, taken: Taken | None) -> Digest:
         """Over what the parent and the taken files really are."""
+        elsewhere = ""
+        if step.takes and isinstance(step.action, CopyAction) and taken is not None:
+            elsewhere = f"content {taken.digest}"
+        elif step.takes:
+            elsewhere = f"result {self._taken_result(step)}"
         return step_key(
             self.stage,
             step,
             self.services.facts,
             parent=f"chain {self.state.chain}",
-            taken=f"content {taken.digest}" if taken and self._takes_elsewhere(step) else "",
-            inputs=taken.digest if taken and not self._takes_elsewhere(step) else None,
+            taken=elsewhere,
+            inputs=taken.digest if taken is not None and not step.takes else None,
         )
 
     def _taken(self, step: Step) -> Taken | None:
         """What the step takes, with the digests of its files."""
         known = self.services.inputs.get((self.stage.number, step.number))
-        if known is not None or not self._takes_elsewhere(step):
+        if known is not None or not step.takes or not isinstance(step.action, CopyAction):
             return known
-        assert isinstance(step.action, CopyAction)
         from pybuild.executor.copy import pick
 
         source = self._source(step.action)
-        picked = pick(step.action, source)
-        return digest_taken(picked, source, source.digests, with_owner=True)
+        return digest_taken(step.action, pick(step.action, source), source, source.digests)
 
     # Carried out
 
@@ -217,12 +244,14 @@ class StageBuilder:
             self.state.root()  # unpacking gives the index too; the base is read once then
         packed = self._pack(step, taken)
         layer = None if packed.empty else self._new_layer(packed, parent, step.created_by)
+        if services.cache is not None and second is not None:
+            layer = self._adopt_or_store(step, packed, layer, second)
         if isinstance(step.action, RunAction):
+            if layer is not None:
+                self.state.learn(layer.chain, packed.index)  # times are those on disk, then
             self.state.settle(layer)
         elif layer is not None:
             self.state.push(layer)
-        if services.cache is not None and second is not None:
-            layer = self._adopt_or_store(step, packed, layer, parent, second)
         if layer is not None:
             services.on_layer(self.stage, layer)
         self.tally.layers[step.number] = layer
@@ -243,30 +272,24 @@ class StageBuilder:
         return StackLayer(layer, chain, LayerOrigin.NEW, created_by, lambda: None)
 
     def _adopt_or_store(
-        self,
-        step: Step,
-        packed: PackedLayer,
-        layer: StackLayer | None,
-        parent: Digest,
-        second: Digest,
+        self, step: Step, packed: PackedLayer, layer: StackLayer | None, second: Digest
     ) -> StackLayer | None:
-        """A layer made before on this very parent that differs in times only takes the place of
-        the new one: then all that was built on it is valid still (early cut-off)."""
-        services = self.services
-        assert services.cache is not None
-        state = state_key(parent, packed.content)
+        """A layer made before on this very parent, that differs only in times which the builds
+        gave by themselves, takes the place of the new one: then all that was built on it is valid
+        still (early cut-off)."""
+        services, cache = self.services, self.services.cache
+        assert cache is not None
+        parent, facts = self.state.chain, services.facts
+        keys = tuple(dict.fromkeys((self._first_key(step), second)))
+        taken = self._taken_result(step)
         if layer is not None:
-            known = services.cache.get(state)
-            if known is not None and known.layer is not None and known.stored.parent == parent:
-                chain = follow(parent, known.stored)
-                self.state.learn(chain, packed.index)
-                layer = StackLayer(
-                    known.layer, chain, LayerOrigin.CACHED, step.created_by, known.read_index
-                )
-                self.state.replace_top(layer)
-        first = services.keys.get((self.stage.number, step.number))
-        keys = tuple(key for key in (first, second, state if layer else None) if key)
-        taken = self._taken_result(step) if self._takes_elsewhere(step) else None
+            state = state_key(self.stage, facts, parent=parent, content=packed.content)
+            keys = (*keys, state)
+            known = cache.get(state)
+            if known is not None and known.stored.parent == parent and cache.has_layer(known):
+                again = replace(known.stored, taken=taken, created=services.stored_at)
+                services.store(lambda: cache.put_again(keys, again))
+                return self._cached_layer(step, known)
         stored = StoredStep(
             parent=parent,
             chain=layer.chain if layer else parent,
@@ -277,7 +300,7 @@ class StageBuilder:
             index=None,
             created=services.stored_at,
         )
-        blob, index, cache = (layer.layer if layer else None), packed.index, services.cache
+        blob, index = (layer.layer if layer else None), packed.index
         services.store(lambda: cache.put(keys, stored, blob, index.to_bytes()))
         return layer
 
@@ -288,8 +311,11 @@ class StageBuilder:
         match step.action:
             case RunAction():
                 changes = self._run(step, step.action)
+                options = replace(options, own_seconds=self._own_seconds())
             case CopyAction():
                 changes, options = self._copy(step, step.action, taken)
+                if step.action.is_add:  # of what is in archives the times count
+                    options = replace(options, own_seconds=self._own_seconds())
             case MakeDirectory():
                 from pybuild.executor.copying import directory_changes
 
@@ -298,6 +324,10 @@ class StageBuilder:
                 raise AssertionError(step)
         wanted = self._until_cancelled(changes)
         return pack_layer(wanted, self.services.workspace.new_blob(), options)
+
+    def _own_seconds(self) -> range:
+        """The times that files have because this build made them."""
+        return range(self.services.started, int(time.time()) + 2)
 
     def _until_cancelled(self, changes: Iterable[Change]) -> Iterator[Change]:
         is_cancelled = self.services.cancelled.is_set
@@ -331,7 +361,7 @@ class StageBuilder:
 
         picked = self.services.picked.get((self.stage.number, step.number))
         copying = Copying(action, self._source(action), self.state, self.services)
-        return copying.changes(picked, taken.files if taken else {})
+        return copying.changes(picked, taken)
 
     def _source(self, action: CopyAction) -> ContextSource | StageSource:
         match action.origin:

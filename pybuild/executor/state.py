@@ -70,10 +70,6 @@ class StageState:
         """The index of a layer that is about to be put on top."""
         self._indexes.remember(chain, index)
 
-    def replace_top(self, layer: StackLayer) -> None:
-        """Takes an equal layer, times apart, in the place of the one on top."""
-        self.stack = (*self.stack[:-1], layer)
-
     def close_root(self) -> None:
         if self._root is not None:
             self._root.close()

@@ -60,7 +60,22 @@ class FileChanged(InputError):
     code = "file-changed"
 
     def __init__(self, path: str, what: str) -> None:
-        super().__init__(f"/{path} {what} while it was put into a layer")
+        super().__init__(
+            f"/{path} {what} while it was put into a layer",
+            hint="let nothing write there while the build runs, or keep it out with .dockerignore",
+        )
+
+
+class FileUnreadable(InputError):
+    """A file that a layer should hold can't be read by the user who builds."""
+
+    code = "file-unreadable"
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"/{path} can't be read: {why}",
+            hint="check its mode and owner, or keep it out with .dockerignore",
+        )
 
 
 class ReservedName(InputError):

@@ -15,7 +15,14 @@ from pybuild.image.digest import Digest, digest_from_hex
 from pybuild.image.media_type import OCI_LAYER_GZIP
 from pybuild.layer.changes import Change
 from pybuild.layer.compress import CompressedFile, CompressionOptions
-from pybuild.layer.errors import ContextChanged, DiskFull, FileChanged, ReservedName, is_full
+from pybuild.layer.errors import (
+    ContextChanged,
+    DiskFull,
+    FileChanged,
+    FileUnreadable,
+    ReservedName,
+    is_full,
+)
 from pybuild.layer.tar import end_of_archive, header_of, opaque_header, padding_of
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.index import IndexBuilder, LayerIndex
@@ -29,16 +36,19 @@ _EMPTY_SHA256 = sha256(b"").digest()
 class PackOptions(Struct, frozen=True):
     """`clamp_seconds`: no entry is newer than this (SOURCE_DATE_EPOCH). `expected`: the digests
     that files of the context had when the cache key was made; a path that is not in it is not
-    checked."""
+    checked. `own_seconds`: times that this build gave, which are no content; all others are. None:
+    no time is content."""
 
     compression: CompressionOptions = field(default_factory=CompressionOptions)
     media_type: str = OCI_LAYER_GZIP
     clamp_seconds: int | None = None
     expected: Mapping[str, Digest] | None = None
+    own_seconds: range | None = None
 
 
 class PackedLayer(Struct, frozen=True):
-    """A finished layer. `content` is a digest over its entries without times, in their order."""
+    """A finished layer. `content` is a digest over its entries, in their order; of their times
+    only those count that the build did not give by itself."""
 
     path: Path
     descriptor: Descriptor
@@ -53,9 +63,9 @@ def pack_layer(changes: Iterable[Change], target: Path, options: PackOptions) ->
     """Writes the layer's blob to `target`, which is removed again if anything fails.
 
     `changes` come with parents before children, in the order the layer is to have. Raises
-    FileChanged when a file on disk is not what its entry says, ContextChanged when a file's
-    digest is not the one in `options.expected`, ReservedName for names that would mean removals,
-    DiskFull.
+    FileChanged when a file on disk is not what its entry says, FileUnreadable, ContextChanged when
+    a file's digest is not the one in `options.expected`, ReservedName for names that would mean
+    removals, DiskFull.
     """
     file = CompressedFile(target, options.compression)
     try:
@@ -73,9 +83,10 @@ def pack_layer(changes: Iterable[Change], target: Path, options: PackOptions) ->
         raise
 
 
-def content_record(entry: Entry, digest: bytes) -> bytes:
-    """What of an entry counts as content: all but its times. `digest` is the sha256 of a FILE's
-    bytes. Fields are kept apart by their lengths, so that no two entries give the same record."""
+def content_record(entry: Entry, digest: bytes, seconds: int = 0) -> bytes:
+    """What of an entry counts as content. `digest` is the sha256 of a FILE's bytes, `seconds` its
+    time where that counts. Fields are kept apart by their lengths, so that no two entries give
+    the same record."""
     xattrs = b""
     if entry.xattrs:
         xattrs = b"".join(
@@ -84,7 +95,8 @@ def content_record(entry: Entry, digest: bytes) -> bytes:
         )
     path = encode(entry.path)
     link = encode(entry.link) if entry.link else b""
-    return b"%d %d %d %d %d %d %d %d %d %d %d:%b%d:%b%b%b" % (
+    return b"%d %d %d %d %d %d %d %d %d %d %d %d:%b%d:%b%b%b" % (
+        seconds,
         entry.kind,
         entry.mode,
         entry.uid,
@@ -112,6 +124,7 @@ class _Packing:
         self._media_type = options.media_type
         self._clamp = options.clamp_seconds
         self._expected = options.expected
+        self._own = options.own_seconds
         self._diff = sha256()
         self._content = sha256()
         self._index = IndexBuilder()
@@ -126,11 +139,13 @@ class _Packing:
         if path.startswith(".wh.") or "/.wh." in path:
             raise ReservedName(path)
         seconds = entry.mtime_ns // 1_000_000_000
+        own = self._own is None or seconds in self._own
         if self._clamp is not None and seconds > self._clamp:
             seconds = self._clamp
+        counted = 0 if own else seconds
         if kind == Kind.FILE:
             digest = self._add_file(entry, change.content, seconds)
-            self._content.update(content_record(entry, digest))
+            self._content.update(content_record(entry, digest, counted))
             return
         if not path and not entry.opaque:
             return  # the root has no entry of its own in layers, as in BuildKit's
@@ -139,9 +154,10 @@ class _Packing:
             self._write(header_of(entry, seconds))
         if entry.opaque:
             self._write(opaque_header(path))
-        whiteout = kind == Kind.WHITEOUT
-        self._index.add_at(entry, b"", 0 if whiteout else seconds * 1_000_000_000, -1)
-        self._content.update(content_record(entry, b""))
+        if kind == Kind.WHITEOUT:
+            seconds = counted = 0
+        self._index.add_at(entry, b"", seconds * 1_000_000_000, -1)
+        self._content.update(content_record(entry, b"", counted))
 
     def _write(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -261,7 +277,7 @@ def _open(source: str, entry: Entry) -> int:
     except FileNotFoundError as error:
         raise FileChanged(entry.path, "vanished") from error
     except OSError as error:
-        raise FileChanged(entry.path, f"became unreadable ({error.strerror})") from error
+        raise FileUnreadable(entry.path, (error.strerror or str(error)).lower()) from error
 
 
 def _read(source: str, entry: Entry) -> bytes:

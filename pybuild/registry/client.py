@@ -62,6 +62,10 @@ class Client:
         """None where the repository or the tag does not exist. Mirrors are not asked."""
         return pull.try_manifest(self._session, ref)
 
+    def has_blob(self, ref: Reference, digest: Digest) -> bool:
+        """Whether the repository holds a blob. Mirrors are not asked."""
+        return pull.has_blob(self._session, ref, digest)
+
     def blob(self, ref: Reference, descriptor: Descriptor) -> bytes:
         """A small blob (at most 32 MiB), verified."""
         return pull.fetch_blob(self._session, ref, descriptor)

@@ -85,6 +85,23 @@ def _manifest_call(
         raise BadManifest(f"{ref}: {error.message}", hint=hint) from error
 
 
+def has_blob(session: Session, ref: Reference, digest: Digest) -> bool:
+    """Whether this very repository holds the blob; the right to read is enough."""
+    call = make_call(
+        "HEAD",
+        f"blobs/{digest}",
+        ref=ref,
+        doing=f"look for blob {digest} in {ref.name}",
+        purpose=Purpose.PUSH,
+        about=BlobUnknown,
+        expect=frozenset({200, 404}),
+        push=False,
+    )
+    reply = session.call(call)
+    reply.close()
+    return reply.status == 200
+
+
 def _check(raw: bytes, digest: Digest, what: str) -> None:
     found = hashlib.new(digest.algorithm, raw).hexdigest()
     if found != digest.hex:

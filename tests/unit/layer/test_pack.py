@@ -111,6 +111,17 @@ def test_content_leaves_times_out_and_nothing_else(tmp_path: Path) -> None:
     assert content(plain) not in others
 
 
+def test_times_that_the_build_did_not_give_count_where_asked(tmp_path: Path) -> None:
+    def content(seconds: int, clamp: int | None = None) -> str:
+        change = Change(Entry("a", Kind.FILE, size=1, mtime_ns=seconds * 10**9), b"x")
+        options = PackOptions(own_seconds=range(100, 200), clamp_seconds=clamp)
+        return pack(tmp_path, [change], options).content
+
+    assert content(100) == content(199)
+    assert len({content(99), content(100), content(200), content(98)}) == 4
+    assert content(99, clamp=50) == content(98, clamp=50), "what the layer says, not the file"
+
+
 def test_changed_context_files_are_named(tmp_path: Path) -> None:
     changes = changes_of(tmp_path)
     good = {"big": digest_of(BIG), "etc/passwd": digest_of(b"small")}
