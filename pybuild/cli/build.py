@@ -167,6 +167,7 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
     from pybuild.context.open import find_dockerfile, open_context
     from pybuild.dockerfile.parser import parse
     from pybuild.executor.build import BuildRequest, Services
+    from pybuild.executor.mount_cache import MountCaches
     from pybuild.executor.workspace import Workspace
     from pybuild.registry.client import Client
     from pybuild.registry.credentials import DockerConfigKeychain
@@ -221,6 +222,8 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             options.layer_cache(values, cache_repository, client, sink),
             sink,
             stop.asked,
+            MountCaches(_mount_caches(job)),
+            options.secrets(values, environment),
         )
         yield request, services
 
@@ -297,6 +300,10 @@ def _volumes(job: Job, context: Path) -> tuple[Path, ...]:
     )
 
 
+def _mount_caches(job: Job) -> Path:
+    return options.mount_caches(job.values, work_parent(job.values, job.environment))
+
+
 def _kept(job: Job) -> Iterator[Path]:
     """What a build in place must leave alone, beside the workspace and the context."""
     from pybuild.cli.outputs import OUTPUT_FLAGS
@@ -307,5 +314,6 @@ def _kept(job: Job) -> Iterator[Path]:
             yield Path(values.text(name)).absolute().parent
     named = [environment.get("DOCKER_CONFIG", ""), values.text("cache-dir")]
     yield from (Path(name) for name in named if name and Path(name).exists())
+    yield _mount_caches(job)
     yield Path.home() / ".docker"
     yield Path.cwd()

@@ -124,6 +124,12 @@ _SOURCE = (
         old=("customPlatform",),
         commands=_PULLING,
     ),
+    _many(
+        "secret",
+        Group.SOURCE,
+        "a secret for RUN --mount=type=secret; without src and env, the variable ID or the file ID",
+        "id=ID[,src=FILE][,env=VAR]",
+    ),
     _pairs(
         "git",
         Group.SOURCE,
@@ -276,7 +282,7 @@ _CACHE = (
     _text(
         "cache-dir",
         Group.CACHE,
-        "where indexes of base images are kept between builds",
+        "where indexes of base images, and caches of RUN --mount, are kept between builds",
         "FOLDER",
         default="/cache",
         commands=_PULLING,
@@ -384,7 +390,6 @@ _NOT_CARRIED_OUT = (
     _refused(
         "annotation", Group.BUILD, "an annotation of the manifest", repeatable=True, kind=Kind.PAIR
     ),
-    _refused("secret", Group.BUILD, "a secret for RUN --mount=type=secret", repeatable=True),
     _refused(
         "snapshot-mode",
         Group.BUILD,

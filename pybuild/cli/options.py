@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Event as Signal
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING
 from pybuild.cli.errors import BadFlag, FlagsContradict, NoDestination
 from pybuild.cli.parse import Values
 from pybuild.errors import NotCarriedOut
-from pybuild.events import EventSink, Level, Notice
+from pybuild.events import EventSink
 
 if TYPE_CHECKING:
     from pybuild.cache.layers import LayerCache
     from pybuild.context.open import ContextOptions, GitOptions
     from pybuild.image.platform import Platform
     from pybuild.image.reference import Reference
+    from pybuild.isolation.command import Secret
     from pybuild.layer.compress import CompressionOptions
     from pybuild.registry.client import Client
     from pybuild.registry.options import RegistryOptions
@@ -106,6 +108,80 @@ def build_args(values: Values, environment: Mapping[str, str]) -> dict[str, str]
     return found
 
 
+_SECRET_LIMIT = 500 * 1024  # BuildKit's
+
+
+def secrets(values: Values, environment: Mapping[str, str]) -> dict[str, Secret]:
+    """The values of all `--secret`, by id; the last one of an id counts. They are read at once,
+    since nothing of this container may be found any more when a RUN needs them. Raises BadFlag,
+    which never shows a value."""
+    texts = values.many("secret") if "secret" in values.texts else ()
+    return dict(_secret(text, environment) for text in texts)
+
+
+def _secret(text: str, environment: Mapping[str, str]) -> tuple[str, Secret]:
+    """As Docker and kaniko have it: `id=ID[,src=FILE][,env=VAR][,type=file|env]`."""
+    from pybuild.isolation.command import Secret
+
+    given: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        key = {"source": "src"}.get(key.strip().lower(), key.strip().lower())
+        if key not in ("id", "src", "env", "type") or not (equals and value):
+            # what is no key may be a secret that was given where its name belongs
+            raise BadFlag("--secret has a part that it does not know", hint=_SECRET_FORM)
+        given[key] = value
+    name, kind = given.get("id", ""), given.get("type", "")
+    if not name:
+        raise BadFlag("--secret lacks its id", hint=_SECRET_FORM)
+    if kind not in ("", "file", "env"):
+        raise BadFlag(f"--secret id={name} can't have the type {kind}", hint="file or env")
+    file, variable = given.get("src", ""), given.get("env", "")
+    if kind == "env" and file and not variable:
+        file, variable = "", file
+    if not file and not variable:
+        is_variable = kind == "env" or (kind == "" and name in environment)
+        file, variable = ("", name) if is_variable else (name, "")
+    if variable:
+        if variable not in environment:
+            raise BadFlag(f"--secret id={name}: no variable {variable} is set")
+        return name, Secret(os.fsencode(environment[variable]))
+    return name, Secret(_secret_file(name, Path(file)))
+
+
+_SECRET_FORM = "id=ID[,src=FILE][,env=VARIABLE][,type=file|env]"
+
+
+def _secret_file(name: str, file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            value = opened.read(_SECRET_LIMIT + 1)
+    except OSError as error:
+        raise BadFlag(
+            f"--secret id={name}: {file} can't be read: {error.strerror}",
+            hint="is it mounted? Without src= and env= the id itself names a variable or file",
+        ) from error
+    if len(value) > _SECRET_LIMIT:
+        raise BadFlag(f"--secret id={name}: {file} is larger than {_SECRET_LIMIT} bytes")
+    return value
+
+
+def mount_caches(values: Values, fallback: Path) -> Path:
+    """Where the folders of RUN --mount=type=cache are kept: in --cache-dir if that is given or
+    there, and can be written to; else in `fallback`, for as long as the container lives."""
+    if "cache-dir" in values.texts:
+        folder = Path(values.text("cache-dir")).absolute()
+        if ("cache-dir" in values.given or folder.is_dir()) and _is_writable(folder):
+            return folder / "mounts"
+    return fallback.absolute() / "pybuild-mounts"
+
+
+def _is_writable(folder: Path) -> bool:
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
 def labels(values: Values) -> tuple[tuple[str, str], ...]:
     found: dict[str, str] = {}
     for text in values.many("label"):
@@ -151,8 +227,6 @@ def platform(values: Values) -> Platform:
 
 
 def machine_platform() -> Platform:
-    import os
-
     from pybuild.image.platform import platform_of_machine
 
     return platform_of_machine(os.uname().machine)
@@ -227,8 +301,6 @@ def layer_cache(
 ) -> LayerCache | None:
     """The layer cache in the repository; indexes of bases also in --cache-dir if that is there."""
     if repository is None:
-        if "cache-dir" in values.given:
-            sink(Notice(Level.WARNING, "--cache-dir does nothing without --cache"))
         return None
     from datetime import timedelta
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pybuild.context.directory import DirectoryContext
-from pybuild.dockerfile.instructions import Copy, Dockerfile
+from pybuild.dockerfile.instructions import Copy, Dockerfile, Run
 from pybuild.errors import Cancelled, PybuildError, Source
 from pybuild.events import (
     BuildFinished,
@@ -29,6 +29,8 @@ from pybuild.executor.assemble import assemble, squashed
 from pybuild.executor.background import Background
 from pybuild.executor.inputs import StepId, Taken, check_sources, digest_taken, take_all
 from pybuild.executor.lookup import look_up, required, without_cache
+from pybuild.executor.mount_cache import MountCaches
+from pybuild.executor.mounts import SharedCopies, check_mounts, mounted_inputs
 from pybuild.executor.scheduler import run_stages
 from pybuild.executor.stack import Indexes, LayerOrigin, Stack, StackLayer
 from pybuild.executor.stage import StageBuilder, StageServices, StageTally
@@ -42,7 +44,7 @@ from pybuild.image.layer import Layer, chain_ids
 from pybuild.image.media_type import Family, layer_media_type
 from pybuild.image.platform import Platform
 from pybuild.image.reference import Reference, parse_reference
-from pybuild.isolation.command import Isolation, Root
+from pybuild.isolation.command import Isolation, Root, Secret
 from pybuild.plan.fit import Fit
 from pybuild.plan.keys import KeyFacts, first_keys
 from pybuild.plan.make import PlanRequest, images_needed, make_plan
@@ -93,7 +95,8 @@ class OpenIsolation(Protocol):
 
 
 class Services(Struct, frozen=True):
-    """The I/O of a build. `cache` is None where no layer cache is asked for."""
+    """The I/O of a build. `cache` is None where no layer cache is asked for; `secrets` are those of
+    RUN --mount, by id."""
 
     client: Client
     workspace: Workspace
@@ -101,6 +104,8 @@ class Services(Struct, frozen=True):
     cache: LayerCache | None
     sink: EventSink
     cancelled: threading.Event
+    mount_caches: MountCaches
+    secrets: Mapping[str, Secret] = {}
     now: Callable[[], float] = time.time
 
 
@@ -131,6 +136,7 @@ def prepare(request: BuildRequest, services: Services) -> Prepared:
         services.sink(Notice(Level.WARNING, warning))
     context = ContextSource(request.context)
     picked = check_sources(plan, context)
+    check_mounts(plan, context)
     facts = _key_facts(request)
     inputs: dict[StepId, Taken] = {}
     lookup = without_cache(plan)
@@ -138,6 +144,7 @@ def prepare(request: BuildRequest, services: Services) -> Prepared:
         inputs = take_all(
             plan, picked, lambda action, found: _take(action, found, context, services)
         )
+        inputs |= mounted_inputs(plan, context)
         digests = {identity: taken.digest for identity, taken in inputs.items()}
         lookup = look_up(services.cache, plan, first_keys(plan, facts, digests))
     return Prepared(
@@ -217,8 +224,11 @@ def _place_of(name: str, dockerfile: Dockerfile) -> Source | None:
     """The FROM or --from that names the image as it stands, else the first with a variable."""
     named = [(stage.origin.image, stage.origin.source) for stage in dockerfile.stages]
     for stage in dockerfile.stages:
-        copies = [one for one in stage.instructions if isinstance(one, Copy)]
-        named += [(copy.from_, copy.source) for copy in copies]
+        for one in stage.instructions:
+            if isinstance(one, Copy):
+                named.append((one.from_, one.source))
+            elif isinstance(one, Run):
+                named += [(mount.from_, one.source) for mount in one.mounts]
     exact = [source for image, source in named if image == name]
     loose = [source for image, source in named if "$" in image]
     return next(iter(exact + loose), None)
@@ -272,6 +282,7 @@ class _Build:
         self.image_states: dict[ImageRequest, StageState] = {}
         self.tallies: dict[int, StageTally] = {}
         self.guard = threading.Lock()
+        self.copies = SharedCopies()
         self.isolation: Isolation | None = None
         destinations = request.destinations if request.push else ()
         self.uploads = Uploads(services.client, destinations, background, services.sink)
@@ -438,6 +449,9 @@ class _Build:
             image_state=self._image_state,
             on_layer=self._on_layer,
             store=self.background.submit,
+            secrets=self.services.secrets,
+            mount_caches=self.services.mount_caches,
+            copies=self.copies,
         )
 
     def _family(self) -> Family:

@@ -24,6 +24,12 @@ class WorkFolderUnusable(InputError):
     code = "work-folder-unusable"
 
 
+class SecretMissing(InputError):
+    """A RUN needs a secret that was not given."""
+
+    code = "secret-missing"
+
+
 class DownloadFailed(InputError):
     """ADD could not download what it names."""
 
@@ -41,6 +47,7 @@ __all__ = [
     "BadMode",
     "ChecksumMismatch",
     "DownloadFailed",
+    "SecretMissing",
     "SourceMissing",
     "WorkFolderUnusable",
 ]

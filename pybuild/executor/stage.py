@@ -29,6 +29,7 @@ from pybuild.plan.fit import Fit, StoredStep, follow, taken_result
 from pybuild.plan.keys import KeyFacts, state_key, step_key
 from pybuild.plan.steps import (
     CopyAction,
+    CopyOrigin,
     FromContext,
     FromImage,
     FromScratch,
@@ -46,8 +47,10 @@ if TYPE_CHECKING:
 
     from pybuild.cache.layers import CachedStep, LayerCache
     from pybuild.executor.copy import Picked
+    from pybuild.executor.mount_cache import MountCaches
+    from pybuild.executor.mounts import SharedCopies
     from pybuild.executor.workspace import Workspace
-    from pybuild.isolation.command import Root
+    from pybuild.isolation.command import Root, Secret
     from pybuild.layer.changes import Change
     from pybuild.layer.pack import PackedLayer, PackOptions
 
@@ -78,6 +81,9 @@ class StageServices(Struct, frozen=True):
     image_state: Callable[[FromImage], StageState]
     on_layer: Callable[[StagePlan, StackLayer], None]  # told of each layer as it is finished
     store: Callable[[Callable[[], None]], None]  # runs something beside the build
+    secrets: Mapping[str, Secret]  # of RUN --mount, by id
+    mount_caches: MountCaches
+    copies: SharedCopies
 
 
 class StageTally(Struct):
@@ -217,7 +223,9 @@ class StageBuilder:
             self.services.facts,
             parent=f"chain {self.state.chain}",
             taken=elsewhere,
-            inputs=taken.digest if taken is not None and not step.takes else None,
+            inputs=taken.digest
+            if taken is not None and not elsewhere.startswith("content")
+            else None,
         )
 
     def _taken(self, step: Step) -> Taken | None:
@@ -227,7 +235,7 @@ class StageBuilder:
             return known
         from pybuild.executor.copy import pick
 
-        source = self._source(step.action)
+        source = self._source(step.action.origin)
         return digest_taken(step.action, pick(step.action, source), source, source.digests)
 
     # Carried out
@@ -310,7 +318,7 @@ class StageBuilder:
         options = self.services.pack_options
         match step.action:
             case RunAction():
-                changes = self._run(step, step.action)
+                changes = self._run(step, step.action, taken)
                 options = replace(options, own_seconds=self._own_seconds())
             case CopyAction():
                 changes, options = self._copy(step, step.action, taken)
@@ -336,18 +344,21 @@ class StageBuilder:
                 raise Cancelled("the layer is not wanted any more")
             yield change
 
-    def _run(self, step: Step, action: RunAction) -> Iterator[Change]:
+    def _run(self, step: Step, action: RunAction, taken: Taken | None) -> Iterator[Change]:
+        from pybuild.executor.mounts import run_files
         from pybuild.executor.run import make_command
 
-        services = self.services
-        root, tree = self.state.root(), self.state.tree()
-        command = make_command(action, self.state, services.workspace)
+        services, state = self.services, self.state
+        root, tree = state.root(), state.tree()
+        known = None if taken is None else taken.files
 
         def output(stream: int, data: bytes) -> None:
             services.sink(StepOutput(self.stage.number, step.number, stream, data))
 
-        with services.run_slots:
-            status = root.run(command, output, services.cancelled)
+        with run_files(action, state, services, self._source, known) as files:
+            command = make_command(action, state, services.workspace, files)
+            with services.run_slots:
+                status = root.run(command, output, services.cancelled)
         if services.cancelled.is_set():
             raise Cancelled("the command was stopped")
         if status != 0:
@@ -360,19 +371,19 @@ class StageBuilder:
         from pybuild.executor.copying import Copying
 
         picked = self.services.picked.get((self.stage.number, step.number))
-        copying = Copying(action, self._source(action), self.state, self.services)
+        copying = Copying(action, self._source(action.origin), self.state, self.services)
         return copying.changes(picked, taken)
 
-    def _source(self, action: CopyAction) -> ContextSource | StageSource:
-        match action.origin:
+    def _source(self, origin: CopyOrigin) -> ContextSource | StageSource:
+        match origin:
             case FromContext():
                 return self.services.context
             case FromStage(number):
                 return StageSource(self.services.state_of(number))
             case FromImage():
-                return StageSource(self.services.image_state(action.origin))
+                return StageSource(self.services.image_state(origin))
             case _:
-                assert_never(action.origin)
+                assert_never(origin)
 
 
 def read_file(path: Path) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class StageState:
         self._open_root = open_root
         self._root: Root | None = None
         self._applied = 0
+        self._guard = threading.Lock()
 
     @property
     def chain(self) -> Digest:
@@ -41,6 +43,10 @@ class StageState:
 
     def root(self) -> Root:
         """The root with every layer of the stack in it."""
+        with self._guard:  # RUNs of several stages may have a finished one mounted
+            return self._root_now()
+
+    def _root_now(self) -> Root:
         if self._root is None:
             self._root = self._open_root()
         for number in range(self._applied, len(self.stack)):
@@ -119,6 +125,9 @@ class StageSource:
 
     def resolve(self, path: str, *, follow_last: bool) -> str:
         return self._tree.resolve(path, follow_last=follow_last)
+
+    def root(self) -> Root:
+        return self._state.root()
 
     def identity(self, path: str) -> object | None:
         found = self._tree.locate(path)
