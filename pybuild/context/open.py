@@ -167,7 +167,10 @@ def _read_text(read: Callable[[], bytes], name: str) -> str:
     try:
         return read().decode("utf-8", "surrogateescape")
     except OSError as error:
-        raise ContextUnreadable(f"can't read {name}: {error.strerror}") from error
+        raise ContextUnreadable(
+            f"can't read {name}: {(error.strerror or str(error)).lower()}",
+            hint="check its mode and owner: the builder runs as a user who may not read it",
+        ) from error
 
 
 def _missing(name: str, context: Path, working_directory: Path | None) -> DockerfileMissing:

@@ -82,6 +82,10 @@ class FakeRegistry:
         self.wrong_length = 0  # added to the Content-Length of blobs
         self.wrong_digest_header = False
         self.seconds = 0.0  # each answer waits so long
+        self.stalls: list[str] = []  # "METHOD /path" that holds one of these gets no answer
+        self.stalled = threading.Event()  # set once a request waits so
+        self.dies_at = ""  # a "METHOD /path" that holds it is the last thing this server sees
+        self._ending = threading.Event()
         self.redirect_blobs = ""  # base URL of another server that blobs are fetched from
         self._uploads: dict[str, _Upload] = {}
         self._tokens: dict[str, tuple[frozenset[str], float]] = {}
@@ -94,6 +98,7 @@ class FakeRegistry:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ending.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -148,7 +153,27 @@ class FakeRegistry:
     def expire_tokens(self) -> None:
         self._tokens.clear()
 
+    @property
+    def tags(self) -> dict[str, list[str]]:
+        """All names of manifests but digests, by repository; repositories without any left out."""
+        named = {
+            repository: sorted(name for name in held if not name.startswith("sha256:"))
+            for repository, held in self.manifests.items()
+        }
+        return {repository: names for repository, names in named.items() if names}
+
     # For the handler
+
+    def stall(self, line: str) -> None:
+        """Waits until the server ends, where the request is one to be stalled."""
+        if any(what in line for what in self.stalls):
+            self.stalled.set()
+            self._ending.wait()
+
+    def die(self) -> None:
+        """No further connection is taken, as after a crash."""
+        threading.Thread(target=self._server.shutdown).start()
+        self._server.socket.close()
 
     def note(self, request: Request) -> None:
         with self._lock:
@@ -241,6 +266,11 @@ class _Handler(BaseHTTPRequestHandler):
         if registry.seconds:
             time.sleep(registry.seconds)
         try:
+            line = f"{self.command} {self.path}"
+            registry.stall(line)
+            if registry.dies_at and registry.dies_at in line:
+                registry.die()
+                raise _Cut
             self._answer()
         except _Cut:
             self.close_connection = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from tests.support.bases import BASES, ensure_bases
 from tests.support.fake_registry import FakeRegistry
 
 OCI = "application/vnd.oci.image."
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "amd64")
 
 
 def digest_of(data: bytes) -> str:
@@ -47,14 +50,33 @@ def add_image(
     """An image of these layers (tars; gzip is added), the rest as it should be unless given.
     Returns its reference."""
     packed = [gzip.compress(layer, 1, mtime=0) for layer in layers]
+    ids = list(diff_ids or [digest_of(layer) for layer in layers])
+    return _add(registry, repository, packed, ids, tag=tag, config=config, manifest=manifest)
+
+
+def add_packed_image(registry: FakeRegistry, repository: str, layer: bytes) -> str:
+    """An image of one layer that is a gzip stream already, however much it unpacks to."""
+    hasher, unpacker = hashlib.sha256(), zlib.decompressobj(31)
+    while layer_part := unpacker.decompress(unpacker.unconsumed_tail or layer, 1 << 20):
+        hasher.update(layer_part)
+    return _add(registry, repository, [layer], [f"sha256:{hasher.hexdigest()}"], tag="1")
+
+
+def _add(
+    registry: FakeRegistry,
+    repository: str,
+    packed: Sequence[bytes],
+    diff_ids: Sequence[str],
+    *,
+    tag: str,
+    config: Mapping[str, Any] | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> str:
     body: dict[str, Any] = {
-        "architecture": "amd64",
+        "architecture": ARCHITECTURE,
         "os": "linux",
         "config": {"Env": ["PATH=/bin"]},
-        "rootfs": {
-            "type": "layers",
-            "diff_ids": list(diff_ids or [digest_of(layer) for layer in layers]),
-        },
+        "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
         **(config or {}),
     }
     raw_config = json.dumps(body).encode()

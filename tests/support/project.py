@@ -130,6 +130,7 @@ class Project:
             "HOME": str(self.home),
             "TMPDIR": str(self.work),
             "LC_ALL": "C.UTF-8",
+            "PYBUILD_ISOLATION": "namespace",  # a test never falls back to the machine's own `/`
             _MARK: self.mark,
             **more,
         }
