@@ -22,7 +22,7 @@ from pybuild.events import BuildFailed, BuildFinished, Event, EventSink, Level, 
 if TYPE_CHECKING:
     from pybuild.context.open import DockerfileFound
     from pybuild.dockerfile.patterns import Patterns
-    from pybuild.executor.build import BuildRequest, OpenIsolation, Services
+    from pybuild.executor.request import BuildRequest, OpenIsolation, Services
 
 # What kaniko's images have, so that a build there stays within one folder.
 KANIKO_FOLDER = Path("/kaniko")
@@ -150,7 +150,7 @@ def _build(job: Job, sink: EventSink, stop: Stop) -> int:
 
 
 def _plan(job: Job, sink: EventSink, stop: Stop) -> int:
-    from pybuild.executor.build import prepare
+    from pybuild.executor.prepare import prepare
     from pybuild.plan.render import render
 
     with _prepared(job, sink, stop) as (request, services):
@@ -166,8 +166,8 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
     from pybuild.context.directory import DirectoryContext
     from pybuild.context.open import find_dockerfile, open_context
     from pybuild.dockerfile.parser import parse
-    from pybuild.executor.build import BuildRequest, Services
     from pybuild.executor.mount_cache import MountCaches
+    from pybuild.executor.request import BuildRequest, Services
     from pybuild.executor.workspace import Workspace
     from pybuild.registry.client import Client
     from pybuild.registry.credentials import DockerConfigKeychain

@@ -4,234 +4,47 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from pybuild.context.directory import DirectoryContext
-from pybuild.dockerfile.instructions import Copy, Dockerfile, Run
-from pybuild.errors import Cancelled, PybuildError, Source
+from pybuild.errors import Cancelled, PybuildError
 from pybuild.events import (
     BuildFinished,
     BuildStarted,
-    EventSink,
     LayerSummary,
-    Level,
-    Notice,
     StageSkipped,
     StageSummary,
 )
 from pybuild.executor.assemble import assemble, squashed
 from pybuild.executor.background import Background
-from pybuild.executor.inputs import StepId, Taken, check_sources, digest_taken, take_all
-from pybuild.executor.lookup import look_up, required, without_cache
-from pybuild.executor.mount_cache import MountCaches
-from pybuild.executor.mounts import SharedCopies, check_mounts, mounted_inputs
+from pybuild.executor.lookup import required
+from pybuild.executor.mounts import SharedCopies
 from pybuild.executor.scheduler import run_stages
 from pybuild.executor.stack import Indexes, LayerOrigin, Stack, StackLayer
 from pybuild.executor.stage import StageBuilder, StageServices, StageTally
-from pybuild.executor.state import ContextSource, StageState
+from pybuild.executor.state import StageState
 from pybuild.executor.uploads import Uploads
-from pybuild.executor.workspace import Workspace
-from pybuild.image.descriptor import BadManifest
 from pybuild.image.digest import Digest
 from pybuild.image.image import Image
 from pybuild.image.layer import Layer, chain_ids
 from pybuild.image.media_type import Family, layer_media_type
-from pybuild.image.platform import Platform
-from pybuild.image.reference import Reference, parse_reference
-from pybuild.isolation.command import Isolation, Root, Secret
-from pybuild.plan.fit import Fit
-from pybuild.plan.keys import KeyFacts, first_keys
-from pybuild.plan.make import PlanRequest, images_needed, make_plan
+from pybuild.isolation.command import Isolation, Root
 from pybuild.plan.steps import (
-    BaseImage,
-    CopyAction,
     FromImage,
     FromStage,
     ImageRequest,
-    Plan,
     RunAction,
     StagePlan,
 )
-from pybuild.registry.errors import BadCertificateFile, BrokenConfig
 
 if TYPE_CHECKING:
-    from pybuild.cache.layers import CachedStep, LayerCache
-    from pybuild.executor.copy import Picked
-    from pybuild.executor.download import Download
-    from pybuild.layer.compress import CompressionOptions
-    from pybuild.registry.client import Client, ResolvedImage
-
-_LOOKUPS_AT_ONCE = 8
-
-
-class BuildRequest(Struct, frozen=True):
-    """What is to be built. `epoch` (seconds) makes equal inputs give equal bytes."""
-
-    dockerfile: Dockerfile
-    context: DirectoryContext
-    build_args: Mapping[str, str]
-    platform: Platform
-    build_platform: Platform
-    compression: CompressionOptions
-    target: str = ""
-    labels: tuple[tuple[str, str], ...] = ()
-    destinations: tuple[Reference, ...] = ()
-    push: bool = True
-    single_snapshot: bool = False
-    epoch: int | None = None
-    parallel: int = 4
-
-
-class OpenIsolation(Protocol):
-    """Chooses how RUNs are confined; gives it with the reason. Called when one is needed."""
-
-    def __call__(self, roots: Workspace, /) -> tuple[Isolation, str]: ...
-
-
-class Services(Struct, frozen=True):
-    """The I/O of a build. `cache` is None where no layer cache is asked for; `secrets` are those of
-    RUN --mount, by id."""
-
-    client: Client
-    workspace: Workspace
-    open_isolation: OpenIsolation
-    cache: LayerCache | None
-    sink: EventSink
-    cancelled: threading.Event
-    mount_caches: MountCaches
-    secrets: Mapping[str, Secret] = {}
-    now: Callable[[], float] = time.time
-
-
-class BuildResult(Struct, frozen=True):
-    image: Image
-    pushed: tuple[Reference, ...]
-    summary: BuildFinished
-
-
-class Prepared(Struct, frozen=True):
-    """All that is known before anything runs: what `pybuild plan` shows."""
-
-    plan: Plan
-    images: Mapping[ImageRequest, ResolvedImage]
-    keys: Mapping[StepId, Digest]
-    found: Mapping[StepId, CachedStep]
-    fit: Fit
-    context: ContextSource
-    picked: Mapping[StepId, list[Picked]]
-    inputs: Mapping[StepId, Taken]
-    facts: KeyFacts
-
-
-def prepare(request: BuildRequest, services: Services) -> Prepared:
-    """Looks up the images, makes the plan, checks what COPY names, asks the cache; no step runs."""
-    plan, images = _plan(request, services)
-    for warning in plan.warnings:
-        services.sink(Notice(Level.WARNING, warning))
-    context = ContextSource(request.context)
-    picked = check_sources(plan, context)
-    check_mounts(plan, context)
-    facts = _key_facts(request)
-    inputs: dict[StepId, Taken] = {}
-    lookup = without_cache(plan)
-    if services.cache is not None:
-        inputs = take_all(
-            plan, picked, lambda action, found: _take(action, found, context, services)
-        )
-        inputs |= mounted_inputs(plan, context)
-        digests = {identity: taken.digest for identity, taken in inputs.items()}
-        lookup = look_up(services.cache, plan, first_keys(plan, facts, digests))
-    return Prepared(
-        plan, images, lookup.keys, lookup.found, lookup.fit, context, picked, inputs, facts
-    )
-
-
-def _key_facts(request: BuildRequest) -> KeyFacts:
-    """The level of the compression only where bytes are promised."""
-    options = request.compression
-    compression = options.compression.value
-    if options.reproducible:
-        compression += f" {options.level}"
-    return KeyFacts(epoch=request.epoch, compression=compression)
-
-
-def _take(
-    action: CopyAction, picked: Sequence[Picked], context: ContextSource, services: Services
-) -> Taken:
-    """With the content of addresses, unless a checksum says what that is."""
-    downloads: tuple[Download, ...] = ()
-    if action.urls and not action.checksum:
-        from pybuild.executor.download import download_all
-
-        downloads = download_all(
-            action, services.workspace, services.sink, cancelled=services.cancelled
-        )
-    return digest_taken(action, picked, context, context.digests, downloads=downloads)
-
-
-def _plan(
-    request: BuildRequest, services: Services
-) -> tuple[Plan, dict[ImageRequest, ResolvedImage]]:
-    wanted = PlanRequest(
-        request.build_args, request.target, request.platform, request.build_platform, request.labels
-    )
-    images: dict[ImageRequest, ResolvedImage] = {}
-    known: dict[ImageRequest, BaseImage] = {}
-    while missing := images_needed(request.dockerfile, wanted, known):
-        for need, resolved in zip(missing, _resolve(missing, request, services), strict=True):
-            images[need] = resolved
-            known[need] = BaseImage(resolved.manifest.digest, resolved.config)
-    return make_plan(request.dockerfile, wanted, known), images
-
-
-def _resolve(
-    missing: tuple[ImageRequest, ...], request: BuildRequest, services: Services
-) -> list[ResolvedImage]:
-    def resolve(need: ImageRequest) -> ResolvedImage:
-        try:
-            image = services.client.resolve(parse_reference(need.name), need.platform)
-            _check_layers(need.name, image)
-            return image
-        except (BrokenConfig, BadCertificateFile):
-            raise  # no instruction is to blame
-        except PybuildError as error:
-            raise error.at(_place_of(need.name, request.dockerfile)) from error.__cause__
-
-    if len(missing) == 1:
-        return [resolve(missing[0])]
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(_LOOKUPS_AT_ONCE, "resolve") as pool:
-        return list(pool.map(resolve, missing))
-
-
-def _check_layers(name: str, image: ResolvedImage) -> None:
-    layers, diff_ids = len(image.manifest.layers), len(image.config.diff_ids)
-    if layers != diff_ids:
-        raise BadManifest(
-            f"{name} has {layers} layers in its manifest and {diff_ids} in its config",
-            hint="the image is damaged: take another one",
-        )
-
-
-def _place_of(name: str, dockerfile: Dockerfile) -> Source | None:
-    """The FROM or --from that names the image as it stands, else the first with a variable."""
-    named = [(stage.origin.image, stage.origin.source) for stage in dockerfile.stages]
-    for stage in dockerfile.stages:
-        for one in stage.instructions:
-            if isinstance(one, Copy):
-                named.append((one.from_, one.source))
-            elif isinstance(one, Run):
-                named += [(mount.from_, one.source) for mount in one.mounts]
-    exact = [source for image, source in named if image == name]
-    loose = [source for image, source in named if "$" in image]
-    return next(iter(exact + loose), None)
+    pass
+from pybuild.executor.prepare import Prepared, prepare
+from pybuild.executor.request import BuildRequest, BuildResult, Services
 
 
 def _time_text(seconds: float) -> str:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from pybuild.errors import InputError
 
 if TYPE_CHECKING:
-    from pybuild.executor.build import BuildResult
+    from pybuild.executor.request import BuildResult
     from pybuild.image.image import Image
     from pybuild.image.reference import Reference
 
@@ -42,11 +42,19 @@ class Outputs(Struct, frozen=True):
             write_archive(image, self.tags, self.archive)
             written.append(str(self.archive))
         if self.layout is not None:
+            from shutil import rmtree
+
             from pybuild.store.layout import Layout
 
             layout, names = Layout(self.layout), [tag.tag for tag in self.tags] or ["latest"]
-            for name in dict.fromkeys(names):
-                layout.add(image, name)
+            was_there = self.layout.exists()
+            try:
+                for name in dict.fromkeys(names):
+                    layout.add(image, name)
+            except BaseException:
+                if not was_there:
+                    rmtree(self.layout, ignore_errors=True)
+                raise
             written.append(str(self.layout))
         return tuple(written)
 

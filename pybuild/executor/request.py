@@ -1,0 +1,73 @@
+"""What a build is asked to do, the I/O it is given, and what comes of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+from pybuild.context.directory import DirectoryContext
+from pybuild.dockerfile.instructions import Dockerfile
+from pybuild.events import (
+    BuildFinished,
+    EventSink,
+)
+from pybuild.executor.mount_cache import MountCaches
+from pybuild.executor.workspace import Workspace
+from pybuild.image.image import Image
+from pybuild.image.platform import Platform
+from pybuild.image.reference import Reference
+from pybuild.isolation.command import Isolation, Secret
+
+if TYPE_CHECKING:
+    from pybuild.cache.layers import LayerCache
+    from pybuild.layer.compress import CompressionOptions
+    from pybuild.registry.client import Client
+
+
+class BuildRequest(Struct, frozen=True):
+    """What is to be built. `epoch` (seconds) makes equal inputs give equal bytes."""
+
+    dockerfile: Dockerfile
+    context: DirectoryContext
+    build_args: Mapping[str, str]
+    platform: Platform
+    build_platform: Platform
+    compression: CompressionOptions
+    target: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    destinations: tuple[Reference, ...] = ()
+    push: bool = True
+    single_snapshot: bool = False
+    epoch: int | None = None
+    parallel: int = 4
+
+
+class OpenIsolation(Protocol):
+    """Chooses how RUNs are confined; gives it with the reason. Called when one is needed."""
+
+    def __call__(self, roots: Workspace, /) -> tuple[Isolation, str]: ...
+
+
+class Services(Struct, frozen=True):
+    """The I/O of a build. `cache` is None where no layer cache is asked for; `secrets` are those of
+    RUN --mount, by id."""
+
+    client: Client
+    workspace: Workspace
+    open_isolation: OpenIsolation
+    cache: LayerCache | None
+    sink: EventSink
+    cancelled: threading.Event
+    mount_caches: MountCaches
+    secrets: Mapping[str, Secret] = {}
+    now: Callable[[], float] = time.time
+
+
+class BuildResult(Struct, frozen=True):
+    image: Image
+    pushed: tuple[Reference, ...]
+    summary: BuildFinished
