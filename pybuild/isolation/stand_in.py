@@ -23,8 +23,8 @@ from pybuild.isolation.removal import remove_tree
 
 @contextmanager
 def stand_ins(mounts: Sequence[RunMount], aside: Path, kept: Kept) -> Iterator[None]:
-    """`aside` is an existing directory on the filesystem of `/`. Raises RunFlagUnsupported for a
-    target that can't be replaced."""
+    """`aside` is an existing directory on the filesystem of `/`, which all may pass through; the
+    caller removes it. Raises RunFlagUnsupported for a target that can't be replaced."""
     with ExitStack() as undo:
         by_depth = sorted(mounts, key=lambda mount: mount.target.strip("/").count("/"))
         for number, mount in enumerate(by_depth):
@@ -53,10 +53,10 @@ def _place(mount: RunMount, aside: Path, kept: Kept, undo: ExitStack) -> None:
     undo.callback(_quietly, parent, lambda: remove_tree(Path(target)))
     if _can_be_lent(mount, parent):
         undo.callback(_give_back, mount, target)
-    _quietly(parent, lambda: _stand(mount, target, mode))
+    _quietly(parent, lambda: _stand(mount, target, aside, mode))
 
 
-def _stand(mount: RunMount, target: str, mode: int) -> None:
+def _stand(mount: RunMount, target: str, aside: Path, mode: int) -> None:
     match mount.kind:
         case "tmpfs":
             os.mkdir(target)
@@ -77,7 +77,11 @@ def _stand(mount: RunMount, target: str, mode: int) -> None:
                     "it shows stands at another target of this RUN already",
                     hint="use one target, or an isolation that can mount",
                 )
-            if mount.private or _can_be_lent(mount, os.path.dirname(target)):
+            parent = os.path.dirname(target)
+            if mount.private and os.statvfs(parent).f_flag & os.ST_NOEXEC:  # as /dev is
+                move(str(mount.source), f"{aside}-shown", {})
+                os.symlink(f"{aside}-shown", target)
+            elif mount.private or _can_be_lent(mount, parent):
                 move(str(mount.source), target, {})
             else:
                 os.symlink(mount.source, target)

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,8 +32,12 @@ class Refused(Exception):
         return lines[-1] if lines else "nothing was said"
 
 
+NO_SECRETS: Mapping[str, Path] = {}
+
+
 class Builder(Protocol):
-    """Builds a laid-out context and pushes the result; raises Refused."""
+    """Builds a laid-out context and pushes the result; raises Refused. `secrets` are files by id,
+    beside the context."""
 
     @property
     def name(self) -> str: ...
@@ -46,6 +50,7 @@ class Builder(Protocol):
         target: str,
         platform: str,
         args: dict[str, str],
+        secrets: Mapping[str, Path] = NO_SECRETS,
     ) -> None: ...
 
 
@@ -85,6 +90,7 @@ class Bench:
                 case.target,
                 case.platform,
                 args,
+                _write_secrets(case, Path(work) / "secrets"),
             )
         image = self.flattener.flatten(repository, "latest")
         known = {name: self.base_tree(name) for name in ("busybox", "tools")}
@@ -97,6 +103,14 @@ class Bench:
         (folder / "Dockerfile").write_bytes(dockerfile.read_bytes())
         destination = f"{self.registry}/cases/{case.name}-base:latest"
         builder.build(folder, destination, "Dockerfile", "", "", args)
+
+
+def _write_secrets(case: Case, folder: Path) -> dict[str, Path]:
+    folder.mkdir()
+    files = {name: folder / name for name in case.secrets or {}}
+    for name, value in (case.secrets or {}).items():
+        files[name].write_text(value)
+    return files
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +129,7 @@ class OracleBuilder:
         target: str,
         platform: str,
         args: dict[str, str],
+        secrets: Mapping[str, Path] = NO_SECRETS,
     ) -> None:
         options = {f"build-arg:{key}": value for key, value in args.items()}
         if self.fresh:
@@ -125,7 +140,9 @@ class OracleBuilder:
             options["platform"] = platform
         _blank_syntax(context / dockerfile)
         try:
-            self.daemon.build(context, destination, dockerfile=dockerfile, options=options)
+            self.daemon.build(
+                context, destination, dockerfile=dockerfile, options=options, secrets=secrets
+            )
         except BuildFailed as failed:
             raise Refused(1, "", failed.log) from failed
 
@@ -153,12 +170,14 @@ class BuildahBuilder:
         target: str,
         platform: str,
         args: dict[str, str],
+        secrets: Mapping[str, Path] = NO_SECRETS,
     ) -> None:
         store = [f"--root={self.storage}/root", f"--runroot={self.storage}/run"]
         store += ["--storage-driver=overlay"]
         command = ["buildah", *store, "bud", "--isolation=chroot", "--layers=false", "--no-cache"]
         command += ["--tls-verify=false", f"--file={context / dockerfile}", f"--tag={destination}"]
         command += [f"--build-arg={key}={value}" for key, value in args.items()]
+        command += [f"--secret=id={name},src={file}" for name, file in secrets.items()]
         command += [f"--target={target}"] if target else []
         command += [f"--platform={platform}"] if platform else []
         _run_or_refuse([*command, str(context)], _no_code)
@@ -185,12 +204,15 @@ class PybuildBuilder:
         target: str,
         platform: str,
         args: dict[str, str],
+        secrets: Mapping[str, Path] = NO_SECRETS,
     ) -> None:
         command = [
             str(self.executable),
             *executor_flags(
                 context, destination, dockerfile, target, platform, args, self.isolation
             ),
+            *(f"--secret=id={name},src={file}" for name, file in secrets.items()),
+            f"--cache-dir={context.parent / 'cache'}",  # no cache of an earlier test is seen
         ]
         _run_or_refuse(command, error_code)
 

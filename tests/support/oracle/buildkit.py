@@ -38,6 +38,7 @@ class Buildkit:
         *,
         dockerfile: str = "Dockerfile",
         options: Mapping[str, str] | None = None,
+        secrets: Mapping[str, Path] | None = None,
         timeout_seconds: float = 600,
     ) -> str:
         """Builds and pushes; returns the log. `options` are the frontend's (target, build-arg:…).
@@ -57,6 +58,7 @@ class Buildkit:
             f"--output=type=image,name={destination},push=true,registry.insecure=true",
         ]
         command += [f"--opt={key}={value}" for key, value in (options or {}).items()]
+        command += [f"--secret=id={name},src={file}" for name, file in (secrets or {}).items()]
         done = subprocess.run(
             command,
             stdout=subprocess.PIPE,

@@ -67,6 +67,8 @@ class Case:
     target: str = ""
     platform: str = ""
     args: Mapping[str, str] | None = None
+    secrets: Mapping[str, str] | None = None
+    """Values of secrets by their id; each is given as a file."""
     error: str = ""
     """The code of the error that the build has to end with, instead of an image."""
     exit_status: int = 1

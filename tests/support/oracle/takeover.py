@@ -10,13 +10,13 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support import bundle
-from tests.support.oracle.builders import Refused, error_code, executor_flags
+from tests.support.oracle.builders import NO_SECRETS, Refused, error_code, executor_flags
 
 WORKSPACE = "/workspace"
 
@@ -48,9 +48,12 @@ class TakeoverBuilder:
         target: str,
         platform: str,
         args: dict[str, str],
+        secrets: Mapping[str, Path] = NO_SECRETS,
     ) -> None:
         inside = Path(WORKSPACE) / context.relative_to(self.volume)
         flags = executor_flags(inside, destination, dockerfile, target, platform, args, "takeover")
+        for name, file in secrets.items():
+            flags.append(f"--secret=id={name},src={WORKSPACE}/{file.relative_to(self.volume)}")
         assert self.container.stdin and self.container.stdout
         self.container.stdin.write(f"{json.dumps(flags)}\n")
         self.container.stdin.flush()
