@@ -24,11 +24,12 @@ class PybuildError(Exception):
     """The base of everything that is reported to the user without a traceback."""
 
     code: ClassVar[str] = "error"
+    advice: ClassVar[str] = ""  # the hint of errors that are raised without one of their own
 
     def __init__(self, message: str, *, hint: str = "", source: Source | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.advice
         self.source = source
 
     @property
@@ -86,6 +87,7 @@ class HostileContent(PybuildError):
     """A layer, archive or context tries to reach outside its root, or is built to do harm."""
 
     code = "hostile-content"
+    advice = "what it comes from is damaged, or made to do harm: take it from elsewhere"
 
 
 class HostUnsupported(PybuildError):

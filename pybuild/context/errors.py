@@ -33,12 +33,14 @@ class GitRefMissing(InputError):
     """The repository has no such branch, tag or commit."""
 
     code = "git-ref-missing"
+    advice = "name a branch, a tag or a commit behind the #"
 
 
 class GitRepositoryMissing(InputError):
     """The host answered, but has no such repository (or hides it from us)."""
 
     code = "git-repository-missing"
+    advice = "check the address; hosts also say this of what the credentials may not see"
 
 
 class GitDenied(InputError):
@@ -51,6 +53,7 @@ class GitUnreachable(InputError):
     """The git host could not be reached."""
 
     code = "git-unreachable"
+    advice = "check the address, the network and the proxy settings"
 
 
 class GitFailed(InputError):

@@ -83,6 +83,7 @@ class BadSubstitution(InputError):
     """A variable can't be expanded: open quotes, an unknown form, or `${x:?}` of an unset one."""
 
     code = "bad-substitution"
+    advice = "a `${` needs its `}` in the same word, and a quote its second one"
 
 
 class BadPattern(InputError):

@@ -55,7 +55,6 @@ class StackLayer(Struct, frozen=True):
             if name not in error.message:  # two stages may meet one error
                 error.message += f" (layer {name})"
                 error.args = (error.message,)
-            error.hint = error.hint or "the image is damaged, or made to do harm: take another one"
             raise
 
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 
-from pybuild.errors import ContentMismatch, Source
+from pybuild.errors import ContentMismatch
 from pybuild.image.descriptor import Descriptor
-
-_HINT = "the copy there is damaged, or something on the way changes it: push it there again"
 
 
 class DigestMismatch(ContentMismatch):
     """A blob's bytes do not have the digest or the size that its descriptor names."""
 
     code = "digest-mismatch"
-
-    def __init__(self, message: str, *, hint: str = "", source: Source | None = None) -> None:
-        super().__init__(message, hint=hint or _HINT, source=source)
+    advice = "the copy there is damaged, or something on the way changes it: push it there again"
 
 
 def verified(chunks: Iterable[bytes], descriptor: Descriptor) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -234,6 +235,8 @@ class _Packing:
                 self._write(chunk)
             if os.read(descriptor, 1):
                 raise FileChanged(entry.path, "grew")
+        except IsADirectoryError as error:
+            raise FileChanged(entry.path, "became a folder") from error
         finally:
             os.close(descriptor)
         self._write(padding_of(entry.size))
@@ -277,6 +280,8 @@ def _open(source: str, entry: Entry) -> int:
     except FileNotFoundError as error:
         raise FileChanged(entry.path, "vanished") from error
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileChanged(entry.path, "became a link") from error
         raise FileUnreadable(entry.path, (error.strerror or str(error)).lower()) from error
 
 
@@ -288,6 +293,8 @@ def _read(source: str, entry: Entry) -> bytes:
         data = os.read(descriptor, size + 1)
         while len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
             data += more
+    except IsADirectoryError as error:
+        raise FileChanged(entry.path, "became a folder") from error
     finally:
         os.close(descriptor)
     if len(data) != size:

@@ -70,6 +70,7 @@ class BadDestination(InputError):
     """A file can't be put where COPY, ADD or WORKDIR wants it."""
 
     code = "bad-destination"
+    advice = "name another destination, or remove what is there in a RUN before"
 
 
 class PlanRequest(Struct, frozen=True):

@@ -9,6 +9,7 @@ class RegistryUnreachable(RegistryError):
     """No conversation came about: name not found, refused, timed out, or broken off each time."""
 
     code = "registry-unreachable"
+    advice = "check the network, and any proxy between here and the registry"
 
 
 class CertificateNotTrusted(RegistryError):
@@ -81,6 +82,7 @@ class BrokenConfig(InputError):
     """A Docker config.json, or DOCKER_AUTH_CONFIG, is no valid configuration."""
 
     code = "docker-config-broken"
+    advice = "`docker login` writes such a file; check how the secret was made"
 
 
 class BadCertificateFile(InputError):
