@@ -1,0 +1,145 @@
+"""An HTTP proxy before a registry: writes down what is asked, or answers in its place."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that came, and what it was answered with (0: the connection was closed)."""
+
+    method: str
+    path: str
+    status: int
+
+
+@dataclass(frozen=True)
+class Instead:
+    """An answer in the registry's place; status 0 closes the connection without one."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "application/json"
+
+
+Rule = Callable[[str, str], Instead | None]
+
+
+@dataclass
+class RegistryProxy:
+    """`rule` is asked for every request, by method and path; None lets it through."""
+
+    host: str
+    asked: list[Asked] = field(default_factory=list)
+    rule: Rule | None = None
+
+    def forget(self) -> None:
+        self.asked.clear()
+
+    def count(self, method: str, pattern: str) -> int:
+        """How many requests there were whose path matches."""
+        return len(self.matching(method, pattern))
+
+    def matching(self, method: str, pattern: str) -> list[Asked]:
+        return [one for one in self.asked if one.method == method and re.search(pattern, one.path)]
+
+
+@contextmanager
+def running_proxy(target: str) -> Iterator[RegistryProxy]:
+    """Passes everything on to `target` (host:port). The Host header stays as it came, so that
+    the addresses in answers lead back here."""
+    proxy = RegistryProxy("")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def _pass_on(self) -> None:
+            instead = proxy.rule(self.command, self.path) if proxy.rule else None
+            size = int(self.headers.get("Content-Length") or 0)
+            if instead is not None:
+                self._answer_instead(instead, size)
+                return
+            upstream = http.client.HTTPConnection(target, timeout=60)
+            try:
+                upstream.putrequest(
+                    self.command, self.path, skip_host=True, skip_accept_encoding=True
+                )
+                for name, value in self.headers.items():
+                    if name.lower() not in ("connection", "transfer-encoding"):
+                        upstream.putheader(name, value)
+                chunked = self.headers.get("Transfer-Encoding", "") == "chunked"
+                upstream.endheaders(self._body(size, chunked), encode_chunked=False)
+                reply = upstream.getresponse()
+                proxy.asked.append(Asked(self.command, self.path, reply.status))
+                self._give(reply)
+            finally:
+                upstream.close()
+
+        def _body(self, size: int, chunked: bool) -> Iterator[bytes]:
+            assert not chunked, "the builder always tells the length"
+            while size:
+                data = self.rfile.read(min(size, _CHUNK))
+                if not data:
+                    return
+                size -= len(data)
+                yield data
+
+        def _give(self, reply: http.client.HTTPResponse) -> None:
+            self.send_response_only(reply.status)
+            for name, value in reply.getheaders():
+                if name.lower() not in ("connection", "transfer-encoding"):
+                    self.send_header(name, value)
+            if reply.getheader("Content-Length") is None:
+                self.send_header("Connection", "close")
+                self.close_connection = True
+            self.end_headers()
+            while data := reply.read(_CHUNK):
+                self.wfile.write(data)
+
+        def _answer_instead(self, instead: Instead, size: int) -> None:
+            for _ in self._body(size, chunked=False):
+                pass
+            proxy.asked.append(Asked(self.command, self.path, instead.status))
+            if not instead.status:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            self.send_response_only(instead.status)
+            self.send_header("Content-Type", instead.content_type)
+            self.send_header("Content-Length", str(len(instead.body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(instead.body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _pass_on
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Nothing: `asked` has it."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            """A builder that was stopped, or closed its connection: nobody's fault."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    proxy.host = f"127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
