@@ -34,6 +34,7 @@ COMMANDS = {
     "build": "build an image and push it",
     "plan": "say what a build would run, and change nothing",
     "doctor": "say which isolation this container allows, and why",
+    "idle": "wait for TERM, as the main process of a container that others run commands in",
     "request": "build what a JSON file asks for (the Jenkins library calls it)",
     "version": "print the version",
 }

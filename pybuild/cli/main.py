@@ -1,4 +1,4 @@
-"""The `pybuild` program: build, plan, doctor, request, version."""
+"""The `pybuild` program: build, plan, doctor, idle, request, version."""
 
 from __future__ import annotations
 
@@ -73,6 +73,13 @@ def _doctor(argv: Sequence[str]) -> int:
     return doctor(os.environ)
 
 
+def _idle(argv: Sequence[str]) -> int:
+    _no_arguments("idle", argv)
+    from pybuild.cli.idle import idle
+
+    return idle()
+
+
 def _request(argv: Sequence[str]) -> int:
     if len(argv) != 1 or argv[0].startswith("-"):
         if argv and argv[0] in ("--help", "-h"):
@@ -106,6 +113,7 @@ _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "build": _build,
     "plan": _plan,
     "doctor": _doctor,
+    "idle": _idle,
     "request": _request,
     "version": _version,
 }
