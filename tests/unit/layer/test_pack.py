@@ -139,7 +139,7 @@ def test_changed_context_files_are_named(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(path.read_bytes() + b"!"), "grew"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "shrank"),
         (lambda path: path.unlink(), "vanished"),
-        (lambda path: (path.unlink(), path.symlink_to("/etc/passwd")), "unreadable"),
+        (lambda path: (path.unlink(), path.symlink_to("/etc/passwd")), "became a link"),
     ],
     ids=["grew", "shrank", "vanished", "link"],
 )
