@@ -1,6 +1,6 @@
 # `make test` and `make demo` are the two to know; both make .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help setup lint unit test demo bench oracle bases lock clean
+.PHONY: help setup lint unit test demo bench oracle bases agent-image lock clean
 
 PYTHON_BIN := .venv/bin/python
 PYTEST := .venv/bin/pytest
@@ -10,7 +10,7 @@ UNIT := $(wildcard tests/unit tests/golden tests/property tests/conformance)
 PARALLEL := -n $(WORKERS) --dist loadgroup
 
 help: ## What there is to make
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1	/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1	/p' Makefile | expand -t 13
 
 setup: ## .venv with pybuild, executor and warmer, and the Debian packages that are used
 	@.ci/setup
@@ -37,6 +37,10 @@ oracle: setup ## Records again what BuildKit makes of tests/cases
 
 bases: setup ## Makes the base images from Debian packages, once a machine
 	$(PYTHON_BIN) -m tests.support.bases
+
+agent-image: setup ## The builder's own image, by pybuild itself: REGISTRY=host:port/repository pushes it
+	@$(PYTHON_BIN) agent-image/build.py --repository '$(REGISTRY)' \
+		$(addprefix --architecture=,$(ARCHITECTURE)) $(addprefix --target=,$(TARGET))
 
 lock: ## requirements*.lock from pyproject.toml, with hashes
 	@.ci/lock
