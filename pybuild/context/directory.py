@@ -45,7 +45,15 @@ class DirectoryContext:
     which never sends an excluded directory that stayed empty. Safe for several threads.
     """
 
-    __slots__ = ("_directories", "_holding", "_no_xattrs", "_patterns", "_prefix", "root")
+    __slots__ = (
+        "_directories",
+        "_holding",
+        "_no_xattrs",
+        "_patterns",
+        "_prefix",
+        "_several",
+        "root",
+    )
 
     def __init__(self, root: Path, patterns: Patterns | None = None) -> None:
         """Raises ContextMissing unless `root` is a folder."""
@@ -58,6 +66,7 @@ class DirectoryContext:
         self._directories = {""}  # paths known to be directories through directories only
         self._holding: dict[str, bool] = {}  # excluded directory → something below is re-included
         self._no_xattrs: set[int] = set()  # devices whose file system has no extended attributes
+        self._several: dict[str, tuple[int, int]] = {}  # files with several names, by path
 
     def lookup(self, path: str) -> Entry | None:
         """The entry at exactly `path`, following no link; None if missing or ignored.
@@ -156,6 +165,11 @@ class DirectoryContext:
             rest.extend(part for part in reversed(target.split("/")) if part not in ("", "."))
         return done
 
+    def identity(self, path: str) -> tuple[int, int] | None:
+        """The same for all names of one file, of which at least this one's entry was asked for;
+        None where it has this name only."""
+        return self._several.get(path)
+
     def content(self, path: str) -> Path:
         """Where the bytes of the regular file at exactly `path` can be read from."""
         return Path(self._prefix + path)
@@ -221,6 +235,8 @@ class DirectoryContext:
         mode = status.st_mode
         kind = _KINDS[stat.S_IFMT(mode)]
         device = status.st_rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0
+        if status.st_nlink > 1 and kind is not Kind.DIRECTORY:
+            self._several[path] = (status.st_dev, status.st_ino)
         return Entry(
             path,
             kind,

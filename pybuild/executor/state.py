@@ -14,6 +14,8 @@ from pybuild.isolation.command import Root, StackedLayer
 from pybuild.rootfs.entry import Entry
 from pybuild.rootfs.index import LayerIndex, Tree
 
+_BATCH = 32  # files to digest in one go: handing over a task costs more than reading a small file
+
 
 class StageState:
     """One thread builds it; when it is done others read from it."""
@@ -170,8 +172,7 @@ class ContextSource:
         return self._context.resolve(path, follow_last=follow_last)
 
     def identity(self, path: str) -> object | None:
-        status = self._context.content(path).lstat()
-        return (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
+        return self._context.identity(path)
 
     def files(self, paths: Iterable[str]) -> Mapping[str, Path]:
         return {path: self._context.content(path) for path in paths}
@@ -182,7 +183,13 @@ class ContextSource:
         from pybuild.context.directory import file_digest
 
         unknown = [path for path in paths if path not in self._digests]
+        places = [f"{self._context.root}/{path}" for path in unknown]
+        batches = [places[start : start + _BATCH] for start in range(0, len(places), _BATCH)]
+
+        def digest_batch(batch: list[str]) -> list[Digest]:
+            return [file_digest(place) for place in batch]
+
         with ThreadPoolExecutor(2, "digest") as pool:
-            places = [self._context.content(path) for path in unknown]
-            self._digests.update(zip(unknown, pool.map(file_digest, places), strict=True))
+            digests = [digest for found in pool.map(digest_batch, batches) for digest in found]
+        self._digests.update(zip(unknown, digests, strict=True))
         return {path: self._digests[path] for path in paths}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from pybuild.image.digest import Digest, digest_of
-from pybuild.plan.keys import KeyFacts, first_keys
+from pybuild.image.platform import Platform
+from pybuild.plan.keys import KeyFacts, first_keys, state_key, step_key
 from tests.support.plans import base_image, plan_of
 
 FACTS = KeyFacts()
@@ -37,6 +39,8 @@ def last_key(
         pytest.param("RUN make", "USER 1\nRUN make", id="user"),
         pytest.param("RUN make", 'SHELL ["/bin/bash","-c"]\nRUN make', id="shell"),
         pytest.param("RUN make", "RUN --network=none make", id="network"),
+        pytest.param("FROM base", "FROM base\nWORKDIR /elsewhere", id="workdir"),
+        pytest.param("WORKDIR /w", "USER 1\nWORKDIR /w", id="owner-of-a-workdir"),
         pytest.param("ENV E=1", "ENV E=2", id="env"),
         pytest.param("ARG A=1", "ARG A=2", id="arg"),
         pytest.param("FROM base", "FROM other", id="base"),
@@ -73,6 +77,32 @@ def test_a_key_depends_on_content_isolation_and_base_digest() -> None:
     assert last_key(BASE) != last_key(BASE, facts=KeyFacts(compression="zstd"))
     moved = {"base": base_image("another digest")}
     assert last_key(BASE) != last_key(BASE, bases=moved)
+
+
+def test_keys_of_contents_are_kept_apart_by_what_holds_for_the_build() -> None:
+    stage = plan_of("FROM base\nRUN make\n").target_stage
+    parent, content = digest_of(b"parent"), digest_of(b"content")
+    arm = replace(stage, platform=Platform("linux", "arm64"))
+    variants = [
+        (stage, FACTS, parent, content),
+        (arm, FACTS, parent, content),
+        (stage, KeyFacts("rootless"), parent, content),
+        (stage, KeyFacts(epoch=0), parent, content),
+        (stage, KeyFacts(compression="zstd"), parent, content),
+        (stage, FACTS, content, parent),
+    ]
+    keys = {state_key(a, b, parent=p, content=c) for a, b, p, c in variants}
+    step = stage.file_steps[0]
+    keys |= {
+        step_key(a, step, b, parent=f"chain {p}", taken=c, inputs=None) for a, b, p, c in variants
+    }
+    assert len(keys) == 2 * len(variants)
+
+
+def test_a_key_depends_on_the_platform() -> None:
+    config = replace(base_image("base").config, platform=Platform("linux", "arm64"))
+    arm = {"base": replace(base_image("base"), config=config)}
+    assert last_key(BASE) != last_key(BASE, bases=arm)
 
 
 def test_proxies_and_undeclared_build_args_are_in_no_key() -> None:
