@@ -223,6 +223,7 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             sink,
             stop.asked,
             MountCaches(_mount_caches(job)),
+            fetched,
             options.secrets(values, environment),
         )
         yield request, services

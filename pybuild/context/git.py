@@ -78,25 +78,66 @@ def fetched(source: GitSource, options: ContextOptions, sink: EventSink) -> Iter
     options.directory.mkdir(parents=True, exist_ok=True)
     private = Path(tempfile.mkdtemp(prefix="git-", dir=options.directory))
     try:
-        checkout = private / "context"
-        program = _Program(source, options, private)
-        started = time.monotonic()
+        folder, commit = check_out(source, options, sink, private, kind=TransferKind.CONTEXT)
         label = redact(source.remote, source.credentials)
-        sink(TransferStarted("git", TransferKind.CONTEXT, label, 0))
-        outcome, received = TransferOutcome.FAILED, 0
-        try:
-            received = _fetch(program, checkout, lambda done: sink(TransferProgress("git", done)))
-            outcome = TransferOutcome.DONE
-        finally:
-            seconds = time.monotonic() - started
-            sink(TransferFinished("git", TransferKind.CONTEXT, label, outcome, received, seconds))
-        commit = program.run("rev-parse", "HEAD", cwd=checkout).decode().strip()
         sink(Notice(Level.INFO, f"context is commit {commit} of {label}"))
-        if not options.keep_git_dir:
-            _remove_git_folders(checkout)
-        yield _folder(checkout, source)
+        yield folder
     finally:
         shutil.rmtree(private, ignore_errors=True)
+
+
+def check_out(
+    source: GitSource,
+    options: ContextOptions,
+    sink: EventSink,
+    private: Path,
+    *,
+    kind: TransferKind = TransferKind.DOWNLOAD,
+) -> tuple[Path, str]:
+    """The checked-out folder below `private`, an empty folder of the caller's, and the commit.
+    Raises as `fetched`."""
+    checkout = private / "context"
+    program = _Program(source, options, private)
+    started = time.monotonic()
+    label = redact(source.remote, source.credentials)
+    name = f"git {label}"
+    sink(TransferStarted(name, kind, label, 0))
+    outcome, received = TransferOutcome.FAILED, 0
+    try:
+        received = _fetch(program, checkout, lambda done: sink(TransferProgress(name, done)))
+        outcome = TransferOutcome.DONE
+    finally:
+        seconds = time.monotonic() - started
+        sink(TransferFinished(name, kind, label, outcome, received, seconds))
+    commit = program.run("rev-parse", "HEAD", cwd=checkout).decode().strip()
+    if not options.keep_git_dir:
+        _remove_git_folders(checkout)
+    return _folder(checkout, source), commit
+
+
+def remote_commit(source: GitSource, options: ContextOptions) -> str:
+    """The commit that the repository has for the ref now, without fetching anything; "" where only
+    a fetch can tell, as for a shortened commit. `options.directory` is the caller's and empty.
+
+    Raises the same errors as `fetched`, but GitRefMissing.
+    """
+    ref = source.ref or "HEAD"
+    exact = source.commit or ref
+    if _COMMIT.match(exact):
+        return exact
+    if source.commit or ref.startswith("-"):
+        return ""
+    program = _Program(source, options, options.directory)
+    # gitrevisions(7): the first of these that there is; of a tag, the commit it names
+    names = (ref, f"refs/{ref}", f"refs/tags/{ref}", f"refs/heads/{ref}")
+    patterns = [pattern for name in names for pattern in (name, name + "^{}")]
+    output = program.run("ls-remote", source.remote, *patterns, cwd=options.directory)
+    found = {}
+    for line in output.decode("utf-8", "surrogateescape").splitlines():
+        commit, _, name = line.partition("\t")
+        found[name] = commit
+    there = (found.get(name + "^{}") or found.get(name) for name in names)
+    return next((commit for commit in there if commit), "")
 
 
 def _fetch(program: _Program, checkout: Path, progress: Callable[[int], None]) -> int:
@@ -179,7 +220,8 @@ class _Program(Struct, frozen=True):
     ) -> bytes:
         """git's standard output; raises one of the Git… errors, or Interrupted."""
         if shutil.which("git") is None:
-            raise GitFailed("the context is a git repository, and git is not installed here")
+            where = redact(self.source.remote, self.source.credentials)
+            raise GitFailed(f"{where} is a git repository, and git is not installed here")
         from git.cmd import Git
 
         handle = Git(str(cwd)).execute(

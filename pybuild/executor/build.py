@@ -23,6 +23,7 @@ from pybuild.executor.assemble import assemble, squashed
 from pybuild.executor.background import Background
 from pybuild.executor.lookup import required
 from pybuild.executor.mounts import SharedCopies
+from pybuild.executor.repository import is_repository
 from pybuild.executor.scheduler import run_stages
 from pybuild.executor.stack import Indexes, LayerOrigin, Stack, StackLayer
 from pybuild.executor.stage import StageBuilder, StageServices, StageTally
@@ -34,6 +35,7 @@ from pybuild.image.layer import Layer, chain_ids
 from pybuild.image.media_type import Family, layer_media_type
 from pybuild.isolation.command import Isolation, Root
 from pybuild.plan.steps import (
+    CopyAction,
     FromImage,
     FromStage,
     ImageRequest,
@@ -110,6 +112,8 @@ class _Build:
         plan = self.prepared.plan
         needed = required(plan, self.prepared.fit)
         reason = self._open_isolation(needed)
+        if not self._parallel():
+            self._fetch_repositories(needed)
         self._tell_start(reason)
         self.uploads.check()
         self._upload_bases()
@@ -162,6 +166,19 @@ class _Build:
                 self.isolation, reason = self.services.open_isolation(self.services.workspace)
                 return reason
         return "no command has to run"
+
+    def _fetch_repositories(self, needed: frozenset[int]) -> None:
+        """Before `/` is the image's: the git program would not be found any more."""
+        for stage in self.prepared.plan.stages:
+            hits = self.prepared.fit.stages[stage.number].steps
+            for step in stage.file_steps if stage.number in needed else ():
+                if step.number in hits or not isinstance(step.action, CopyAction):
+                    continue
+                try:
+                    for url in filter(is_repository, step.action.urls):
+                        self.prepared.repositories.folder(url, step.action)
+                except PybuildError as error:
+                    raise error.at(step.source) from error.__cause__
 
     def _parallel(self) -> bool:
         return self.isolation is None or self.isolation.parallel
@@ -265,6 +282,7 @@ class _Build:
             secrets=self.services.secrets,
             mount_caches=self.services.mount_caches,
             copies=self.copies,
+            repositories=self.prepared.repositories,
         )
 
     def _family(self) -> Family:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from pybuild.context.directory import DirectoryContext
 from pybuild.executor.copy import (
     Content,
     LayerDraft,
@@ -20,6 +21,8 @@ from pybuild.executor.copy import (
 )
 from pybuild.executor.inputs import may_be_archive
 from pybuild.executor.mode import check_mode
+from pybuild.executor.repository import is_repository
+from pybuild.executor.state import ContextSource
 from pybuild.layer.changes import Change
 from pybuild.layer.errors import ContextChanged
 from pybuild.rootfs.entry import Entry, Kind
@@ -28,7 +31,7 @@ from pybuild.rootfs.index import Tree
 if TYPE_CHECKING:
     from pybuild.executor.inputs import Taken
     from pybuild.executor.stage import StageServices
-    from pybuild.executor.state import ContextSource, StageSource, StageState
+    from pybuild.executor.state import StageSource, StageState
     from pybuild.image.digest import Digest
     from pybuild.layer.pack import PackOptions
     from pybuild.plan.steps import CopyAction, MakeDirectory
@@ -87,6 +90,8 @@ class Copying:
             options = replace(options, expected=self._expected(taken, plain, picked))
         draft_files(action, self._inline(), self.draft)
         draft_files(action, self._downloads(taken), self.draft)
+        for url in filter(is_repository, action.urls):
+            self._add_repository(url)
         places = self._places()
         now_ns = self.services.now_ns
         return self.draft.changes(lambda content: _bytes_of(content, places), now_ns), options
@@ -152,6 +157,19 @@ class Copying:
             entry = Entry(fetched.name, Kind.FILE, 0o600, 0, 0, size, fetched.mtime_ns)
             files.append((entry, Content(os.fspath(fetched.path))))
         return files
+
+    def _add_repository(self, url: str) -> None:
+        """The files of a git repository, as those of a folder; they belong to root."""
+        folder = self.services.repositories.folder(url, self.action)
+        tree = DirectoryContext(folder)
+        root = tree.lookup("")
+        assert root is not None
+        before = dict(self.draft.entries)
+        draft_copy(self.action, [Picked("", root)], ContextSource(tree), self.draft)
+        for path, made in self.draft.entries.items():
+            entry, content = made
+            if content is not None and before.get(path) is not made:
+                self.draft.entries[path] = (entry, Content(f"{folder}/{content.path}"))
 
     def _unpack(self, one: Picked, taken: Taken | None) -> bool:
         path = one.entry.path

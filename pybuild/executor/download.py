@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from pybuild.errors import Cancelled, NotCarriedOut
+from pybuild.errors import Cancelled
 from pybuild.events import (
     EventSink,
     TransferFinished,
@@ -21,6 +21,7 @@ from pybuild.events import (
     TransferStarted,
 )
 from pybuild.executor.errors import ChecksumMismatch, DownloadFailed
+from pybuild.executor.repository import is_repository
 
 if TYPE_CHECKING:
     import threading
@@ -49,8 +50,12 @@ def download_all(
     *,
     cancelled: threading.Event,
 ) -> tuple[Download, ...]:
-    """What is behind the addresses of an ADD, in their order."""
-    return tuple(download(url, action, workspace, sink, cancelled=cancelled) for url in action.urls)
+    """The files behind the addresses of an ADD, in their order; not the repositories."""
+    return tuple(
+        download(url, action, workspace, sink, cancelled=cancelled)
+        for url in action.urls
+        if not is_repository(url)
+    )
 
 
 def download(
@@ -61,13 +66,8 @@ def download(
     *,
     cancelled: threading.Event,
 ) -> Download:
-    """Raises DownloadFailed, ChecksumMismatch, NotCarriedOut for git, and Cancelled."""
+    """Raises DownloadFailed, ChecksumMismatch and Cancelled."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or parts.path.endswith(".git"):
-        raise NotCarriedOut(
-            f"ADD of a git repository ({parts.scheme}) is not carried out yet",
-            hint="clone it in a stage with RUN, or copy it from the build context",
-        )
     name = unquote(parts.path.rpartition("/")[2])
     if not name and not action.destination.endswith("/"):
         name = "index"  # the destination names the file

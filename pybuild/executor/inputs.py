@@ -73,6 +73,7 @@ def digest_taken(
     digests_of: Callable[[list[str]], Mapping[str, Digest]],
     *,
     downloads: tuple[Download, ...] = (),
+    commits: tuple[str, ...] = (),
 ) -> Taken:
     """The digest over everything that the copy would put on an empty root: names, types, modes,
     links, attributes, owners and bytes, never times; what --exclude leaves out is not in it. Files
@@ -102,6 +103,8 @@ def digest_taken(
         hasher.update(kind.encode() + content_record(entry, digest))
     for fetched in downloads:
         hasher.update(f"download {len(fetched.name)} {fetched.name} {fetched.digest} ".encode())
+    for commit in commits:
+        hasher.update(f"commit {commit} ".encode())
     return Taken(digest_from_hex(hasher.hexdigest()), files, downloads)
 
 

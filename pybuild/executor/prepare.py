@@ -16,6 +16,7 @@ from pybuild.events import (
 from pybuild.executor.inputs import StepId, Taken, check_sources, digest_taken, take_all
 from pybuild.executor.lookup import look_up, without_cache
 from pybuild.executor.mounts import check_mounts, mounted_inputs
+from pybuild.executor.repository import Repositories, is_repository
 from pybuild.executor.state import ContextSource
 from pybuild.image.descriptor import BadManifest
 from pybuild.image.digest import Digest
@@ -53,6 +54,7 @@ class Prepared(Struct, frozen=True):
     picked: Mapping[StepId, list[Picked]]
     inputs: Mapping[StepId, Taken]
     facts: KeyFacts
+    repositories: Repositories
 
 
 def prepare(request: BuildRequest, services: Services) -> Prepared:
@@ -64,17 +66,31 @@ def prepare(request: BuildRequest, services: Services) -> Prepared:
     picked = check_sources(plan, context)
     check_mounts(plan, context)
     facts = _key_facts(request)
+    repositories = Repositories(
+        services.fetching, services.secrets, services.workspace, services.sink
+    )
     inputs: dict[StepId, Taken] = {}
     lookup = without_cache(plan)
     if services.cache is not None:
         inputs = take_all(
-            plan, picked, lambda action, found: _take(action, found, context, services)
+            plan,
+            picked,
+            lambda action, found: _take(action, found, context, services, repositories),
         )
         inputs |= mounted_inputs(plan, context)
         digests = {identity: taken.digest for identity, taken in inputs.items()}
         lookup = look_up(services.cache, plan, first_keys(plan, facts, digests))
     return Prepared(
-        plan, images, lookup.keys, lookup.found, lookup.fit, context, picked, inputs, facts
+        plan,
+        images,
+        lookup.keys,
+        lookup.found,
+        lookup.fit,
+        context,
+        picked,
+        inputs,
+        facts,
+        repositories,
     )
 
 
@@ -88,17 +104,26 @@ def _key_facts(request: BuildRequest) -> KeyFacts:
 
 
 def _take(
-    action: CopyAction, picked: Sequence[Picked], context: ContextSource, services: Services
+    action: CopyAction,
+    picked: Sequence[Picked],
+    context: ContextSource,
+    services: Services,
+    repositories: Repositories,
 ) -> Taken:
     """With the content of addresses, unless a checksum says what that is."""
     downloads: tuple[Download, ...] = ()
+    commits: tuple[str, ...] = ()
     if action.urls and not action.checksum:
+        found = [url for url in action.urls if is_repository(url)]
+        commits = tuple(repositories.commit(url, action) for url in found)
         from pybuild.executor.download import download_all
 
         downloads = download_all(
             action, services.workspace, services.sink, cancelled=services.cancelled
         )
-    return digest_taken(action, picked, context, context.digests, downloads=downloads)
+    return digest_taken(
+        action, picked, context, context.digests, downloads=downloads, commits=commits
+    )
 
 
 def _plan(

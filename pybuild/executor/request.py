@@ -24,6 +24,7 @@ from pybuild.isolation.command import Isolation, Secret
 
 if TYPE_CHECKING:
     from pybuild.cache.layers import LayerCache
+    from pybuild.context.open import ContextOptions
     from pybuild.layer.compress import CompressionOptions
     from pybuild.registry.client import Client
 
@@ -63,6 +64,7 @@ class Services(Struct, frozen=True):
     sink: EventSink
     cancelled: threading.Event
     mount_caches: MountCaches
+    fetching: ContextOptions  # how repositories that ADD names are fetched
     secrets: Mapping[str, Secret] = {}
     now: Callable[[], float] = time.time
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pybuild.executor.copy import Picked
     from pybuild.executor.mount_cache import MountCaches
     from pybuild.executor.mounts import SharedCopies
+    from pybuild.executor.repository import Repositories
     from pybuild.executor.workspace import Workspace
     from pybuild.isolation.command import Root, Secret
     from pybuild.layer.changes import Change
@@ -84,6 +85,7 @@ class StageServices(Struct, frozen=True):
     secrets: Mapping[str, Secret]  # of RUN --mount, by id
     mount_caches: MountCaches
     copies: SharedCopies
+    repositories: Repositories
 
 
 class StageTally(Struct):
