@@ -185,13 +185,21 @@ _RESULT = (
         "KIND",
         default="gzip",
         choices=("gzip", "zstd"),
+        commands=_ALL,
     ),
     _switch(
         "reproducible",
         Group.RESULT,
         "the same bytes for the same input: every time is SOURCE_DATE_EPOCH, or 1970",
+        commands=_ALL,
     ),
-    _number("compression-level", Group.RESULT, "how hard; -1: the fast default", default="-1"),
+    _number(
+        "compression-level",
+        Group.RESULT,
+        "how hard; -1: the fast default",
+        default="-1",
+        commands=_ALL,
+    ),
 )
 
 _REGISTRY = (

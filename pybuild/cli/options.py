@@ -239,8 +239,7 @@ def epoch(values: Values, environment: Mapping[str, str]) -> int | None:
         "SOURCE_DATE_EPOCH", ""
     )
     if not text:
-        reproducible = "reproducible" in values.texts and values.switch("reproducible")
-        return 0 if reproducible else None
+        return 0 if values.switch("reproducible") else None
     if not (text.isascii() and text.isdigit()):
         raise BadFlag(f"SOURCE_DATE_EPOCH can't be {text!r}", hint="seconds since 1970")
     return int(text)
@@ -251,8 +250,6 @@ def compression(values: Values, epoch: int | None) -> CompressionOptions:
     from pybuild.layer.compress import Compression, CompressionOptions
 
     reproducible = epoch is not None
-    if "compression" not in values.texts:  # `plan` packs nothing
-        return CompressionOptions(reproducible=reproducible)
     kind = Compression[values.text("compression").upper()]
     level = values.number("compression-level")
     highest = 22 if kind is Compression.ZSTD else 9
