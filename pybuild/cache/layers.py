@@ -131,7 +131,14 @@ class RegistryCache:
         return CachedStep(key, stored, layer, lambda: self._read_index(stored.index))
 
     def _open(self, blob: Descriptor) -> Iterator[bytes]:
-        return self._client.open_blob(self._repository, blob, label="cached layer")
+        try:
+            yield from self._client.open_blob(self._repository, blob, label="cached layer")
+        except (BlobUnknown, ContentMismatch) as error:
+            error.hint = (
+                f"{self._repository.name} promised the cached layer {blob.digest}, but can't give "
+                "it: remove that blob, or build once with another --cache-repo"
+            )
+            raise
 
     def _read_index(self, index: Descriptor | None) -> bytes | None:
         if index is None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 from pybuild.executor.request import BuildRequest, Services
 
 _LOOKUPS_AT_ONCE = 8
+_COMMIT_LENGTH = 40  # in hex digits, of SHA-1
 
 
 class Prepared(Struct, frozen=True):
@@ -110,12 +111,14 @@ def _take(
     services: Services,
     repositories: Repositories,
 ) -> Taken:
-    """With the content of addresses, unless a checksum says what that is."""
+    """With the content of addresses, unless a checksum says what that is. One that is shorter than
+    a commit may be that of several."""
     downloads: tuple[Download, ...] = ()
     commits: tuple[str, ...] = ()
-    if action.urls and not action.checksum:
+    if action.urls and len(action.checksum) < _COMMIT_LENGTH:
         found = [url for url in action.urls if is_repository(url)]
         commits = tuple(repositories.commit(url, action) for url in found)
+    if action.urls and not action.checksum:
         from pybuild.executor.download import download_all
 
         downloads = download_all(
