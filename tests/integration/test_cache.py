@@ -576,6 +576,19 @@ def test_an_entry_whose_layer_is_gone(bench: Bench) -> None:
     assert not bench.build().ran
 
 
+def test_a_layer_that_is_not_what_was_promised(bench: Bench) -> None:
+    bench.write(THREE)
+    bench.build()
+    bench.write(THREE + "RUN echo more > /m\n")
+    blob = bench.image().manifest["layers"][1]
+    body = b"x" * blob["size"]
+    bench.proxy.rule = lambda method, path: (
+        Instead(200, body) if method == "GET" and blob["digest"] in path else None
+    )
+    failed = bench.build(fails=True).all("build-failed")[0]
+    assert failed["code"] == "digest-mismatch" and blob["digest"] in failed["hint"]
+
+
 def test_a_layer_that_is_gone_is_not_missed_where_it_is_not_needed(bench: Bench) -> None:
     bench.write("FROM BASE AS b\nRUN echo 1 > /a\nFROM BASE\nCOPY --from=b /a /x\n")
     bench.build()
