@@ -1,7 +1,7 @@
 """RUN mounts where nothing can be mounted: something of the same name stands in for each.
 
 A private source is moved to its target; another directory is moved there and back again if both are
-on one filesystem, else a link leads to it, as to any file. A tmpfs is an empty directory, a secret
+in one mount, else a link leads to it, as to any file. A tmpfs is an empty directory, a secret
 a file. What the image has there is moved aside for the time, and afterwards everything is as it
 was, times of directories included. Differences from a real mount: neither `readonly` nor the size
 of a tmpfs is enforced, a tmpfs and a secret lie on the disk, and a link shows itself as one.
@@ -18,7 +18,7 @@ from pathlib import Path
 from pybuild.isolation.command import RunMount
 from pybuild.isolation.errors import RunFlagUnsupported
 from pybuild.isolation.moving import Kept, move, times_kept
-from pybuild.isolation.removal import remove_tree
+from pybuild.isolation.removal import mount_points, remove_tree
 
 
 @contextmanager
@@ -93,7 +93,19 @@ def _can_be_lent(mount: RunMount, parent: str) -> bool:
     """Whether the source can be renamed to the target, and back afterwards."""
     if mount.kind != "bind" or mount.private or mount.source is None:
         return False
-    return mount.source.exists() and mount.source.stat().st_dev == os.stat(parent).st_dev
+    points = mount_points()
+    return mount.source.exists() and _mount_of(str(mount.source), points) == _mount_of(
+        parent, points
+    )
+
+
+def _mount_of(path: str, points: frozenset[str]) -> str:
+    """Where what holds `path` is mounted: rename(2) does not lead from one mount to another, not
+    even of the same filesystem."""
+    here = os.path.realpath(path)
+    while here not in points and here != "/":
+        here = os.path.dirname(here)
+    return here
 
 
 def _give_back(mount: RunMount, target: str) -> None:

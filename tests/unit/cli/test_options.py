@@ -179,3 +179,60 @@ def test_outputs(tmp_path: Path) -> None:
         outputs(parse(f"--tar-path={tmp_path}/none/i.tar"), ())
     with pytest.raises(NotCarriedOut):
         outputs(parse("--digest-file=https://x/y"), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        pytest.param("id=a,src={file}", b"in file\n", id="file"),
+        pytest.param("source={file},id=a,type=file", b"in file\n", id="file by type"),
+        pytest.param("id=a,env=TOKEN", b"in variable", id="variable"),
+        pytest.param("id=a,type=env,src=TOKEN", b"in variable", id="source is a variable"),
+        pytest.param("id=TOKEN", b"in variable", id="id is a variable"),
+        pytest.param("id={file}", b"in file\n", id="id is a file"),
+        pytest.param("id=TOKEN,type=env", b"in variable", id="id is a variable, by type"),
+    ],
+)
+def test_secrets(tmp_path: Path, text: str, value: bytes) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"in file\n")
+    values = parse("--secret=" + text.format(file=file))
+    (secret,) = options.secrets(values, {"TOKEN": "in variable"}).values()
+    assert secret.value == value
+    assert "in " not in repr(secret)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("src=/x", "lacks its id"),
+        ("hunter2", "a part that it does not know"),
+        ("id=a,value=hunter2", "a part that it does not know"),
+        ("id=a,env=NONE", "no variable NONE"),
+        ("id=a,src=/no/such/hunter", "can't be read: No such file"),
+        ("id=a", "can't be read"),
+        ("id=a,src=/dev/zero", "larger than"),
+        ("id=a,type=hunter", "can't have the type"),
+    ],
+)
+def test_bad_secrets(text: str, message: str) -> None:
+    with pytest.raises(BadFlag, match=message) as caught:
+        options.secrets(parse(f"--secret={text}"), {})
+    assert "hunter2" not in caught.value.message + caught.value.hint
+
+
+def test_the_last_secret_of_an_id_counts() -> None:
+    values = parse("--secret=id=a,env=X", "--secret=id=a,env=Y")
+    assert options.secrets(values, {"X": "1", "Y": "2"})["a"].value == b"2"
+    assert options.secrets(parse(command=PLAN), {}) == {}
+
+
+def test_where_caches_of_runs_are_kept(tmp_path: Path) -> None:
+    fallback = tmp_path / "work"
+    own = fallback / "pybuild-mounts"
+    assert options.mount_caches(parse(f"--cache-dir={tmp_path}/new"), fallback) == (
+        tmp_path / "new/mounts"
+    )
+    assert options.mount_caches(parse("--cache-dir=/dev/null"), fallback) == own
+    there = Path("/cache").is_dir()  # kaniko's default, where it is mounted
+    assert options.mount_caches(parse(), fallback) == (Path("/cache/mounts") if there else own)

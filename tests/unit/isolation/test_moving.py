@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,19 @@ def test_a_directory_that_the_run_removes_is_not_put_back(tmp_path: Path) -> Non
         shutil.rmtree(root / "c")
     assert list(root.iterdir()) == []
     assert not source.exists()
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs a second filesystem")
+def test_a_directory_of_another_mount_is_linked(tmp_path: Path) -> None:
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere,
+        stand_ins((RunMount("bind", f"{tmp_path}/c", Path(elsewhere)),), aside, Kept(["/proc"])),
+    ):
+        assert (tmp_path / "c").readlink() == Path(elsewhere)
+        assert Path(elsewhere).is_dir()
+    assert list(tmp_path.iterdir()) == [aside]
 
 
 def test_one_directory_has_one_target(tmp_path: Path) -> None:

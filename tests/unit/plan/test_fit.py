@@ -5,7 +5,7 @@ from __future__ import annotations
 from pybuild.image.descriptor import Descriptor
 from pybuild.image.digest import Digest, digest_of
 from pybuild.image.layer import chain_id
-from pybuild.plan.fit import StoredStep, fit
+from pybuild.plan.fit import StoredStep, fit, taken_result
 from pybuild.plan.keys import StepId
 from pybuild.plan.steps import Plan
 from tests.support.plans import plan_of
@@ -88,3 +88,25 @@ def test_a_linked_copy_fits_on_any_parent() -> None:
     result = fit(plan, found).stages[0]
     assert len(result.steps) == 2
     assert result.chain == chain_id(chain_id(parent, diff_id("one")), diff_id("link"))
+
+
+def test_a_run_fits_on_the_results_of_all_stages_it_has_mounted() -> None:
+    plan = plan_of(
+        "FROM base AS a\nRUN one\nFROM base AS b\nRUN two\nFROM base\n"
+        "RUN --mount=from=a,target=/a --mount=from=b,target=/b three\nRUN four\n"
+    )
+    step = plan.target_stage.steps[0]
+    chains = {0: diff_id("a"), 1: diff_id("b")}
+    taken = taken_result(plan, step, chains)
+    assert taken is not None
+    assert taken != taken_result(plan, step, {0: diff_id("a"), 1: diff_id("other")})
+    assert taken != taken_result(plan, step, {0: diff_id("b"), 1: diff_id("a")})
+    assert taken_result(plan, step, {0: diff_id("a")}) is None
+    found = filled(plan)
+    results = {stage: found[stage, 0].chain for stage in (0, 1)}
+    found[2, 0] = stored(found[2, 0].parent, "2.0", taken_result(plan, step, results))
+    assert hits(plan, found) == {0: 1, 1: 1, 2: 2}
+    found[1, 0] = stored(found[1, 0].parent, "of another build")
+    assert hits(plan, found) == {0: 1, 1: 1, 2: 0}
+    del found[1, 0]
+    assert fit(plan, found).stages[2].stopped == (0, "a stage it takes files from runs")
