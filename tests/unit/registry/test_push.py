@@ -59,7 +59,10 @@ def held(registry: FakeRegistry, content: bytes, repository: str = "app") -> boo
 
 @pytest.mark.parametrize(
     ("content", "requests"),
-    [(SMALL, ["HEAD", "POST", "PUT"]), (LARGE, ["HEAD", "POST", "PATCH", "PUT"])],
+    [
+        pytest.param(SMALL, ["HEAD", "POST", "PUT"], id="small"),
+        pytest.param(LARGE, ["HEAD", "POST", "PATCH", "PUT"], id="large"),
+    ],
 )
 def test_an_upload_takes_few_requests(
     registry: FakeRegistry, client: Client, content: bytes, requests: list[str]
