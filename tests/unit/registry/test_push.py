@@ -292,7 +292,7 @@ def test_a_manifest_goes_under_its_digest_without_a_tag(
 # What is sent
 
 
-@pytest.mark.parametrize("content", [SMALL, LARGE])
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("change", [-1, 1])
 def test_bytes_that_are_too_few_or_too_many(
     registry: FakeRegistry, client: Client, content: bytes, change: int
@@ -305,7 +305,7 @@ def test_bytes_that_are_too_few_or_too_many(
     assert push(client, registry, content) is TransferOutcome.DONE
 
 
-@pytest.mark.parametrize("content", [SMALL, LARGE])
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 def test_other_bytes_than_named(registry: FakeRegistry, client: Client, content: bytes) -> None:
     with pytest.raises(ContentMismatch, match="DIGEST_INVALID"):
         client.push_blob(ref_to(registry), descriptor_of(content), opener(bytes(len(content))))
