@@ -31,7 +31,7 @@ def main() -> int:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="agent-image-") as folder:
         context = Path(folder) / "context"
-        fetch = [sys.executable, Path(__file__).with_name("fetch.py"), context]
+        fetch = [sys.executable, str(Path(__file__).with_name("fetch.py")), str(context)]
         subprocess.run(
             [*fetch, *(f"--architecture={name}" for name in asked.architecture)], check=True
         )
