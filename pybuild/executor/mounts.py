@@ -259,9 +259,12 @@ class _Maker:
         def waits() -> None:
             services.sink(Notice(Level.INFO, f"waiting for the cache {mount.id}: it is in use"))
 
-        self._held[identity] = held.enter_context(
-            services.mount_caches.take(wish, services.cancelled, waits)
-        )
+        place = held.enter_context(services.mount_caches.take(wish, services.cancelled, waits))
+        self._held[identity] = place
+        in_place = self._root.mounting is Mounting.NONE
+        if in_place and place.stat().st_dev != Path("/").stat().st_dev:
+            text = f"{mount.target} is a link for the RUN: its cache lies on another volume than /"
+            services.sink(Notice(Level.INFO, text))
 
     def _fill(self, mount: PlannedMount, place: Path) -> None:
         if isinstance(mount.origin, FromScratch):
