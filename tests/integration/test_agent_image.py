@@ -452,8 +452,8 @@ def test_it_builds_itself(image: AgentImage, host: str, context: Path, pod: Pod)
     made = f"{host}/{REFERENCE}:by-itself"
     flags = agent.build_flags("/workspace", "debug", f"--destination={made}")
     # read-only: what is built from must not change
-    done = image.run(*flags, pod=pod, volumes={str(context): "/workspace:ro"}, env=EPOCH_ONLY)
-    ok(done)
+    volumes = {str(context): "/workspace:ro"}
+    ok(image.run(*flags, pod=pod, volumes=volumes, env=EPOCH_ONLY, timeout_seconds=400))
     first = agent.manifest(host, REFERENCE, "debug")
     assert agent.manifest(host, REFERENCE, "by-itself") == first
 

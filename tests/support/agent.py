@@ -76,9 +76,12 @@ class AgentImage:
         subprocess.run(command, check=True, capture_output=True)
 
     def remove(self) -> None:
-        """The storage, with podman's own help: its mounts would stay."""
-        command = self.podman("system", "reset", "--force")
-        subprocess.run(command, check=False, capture_output=True)
+        """The storage; a mount of podman's own would stay in it."""
+        for command in (
+            self.podman("rmi", "--all", "--force"),
+            ["umount", "--lazy", f"{self.storage}/root/overlay"],
+        ):
+            subprocess.run(command, check=False, capture_output=True)
         shutil.rmtree(self.storage, ignore_errors=True)
 
     def command(
@@ -114,12 +117,14 @@ class AgentImage:
         volumes: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
+        timeout_seconds: int = CONTAINER_SECONDS,
     ) -> subprocess.CompletedProcess[str]:
         """Runs to the end; a failure is the caller's to judge."""
+        options = [*options, f"--timeout={timeout_seconds}"]
         command = self.command(
             arguments, pod=pod, shell=shell, volumes=volumes, env=env, options=options
         )
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=CONTAINER_SECONDS + 20, check=False,
+            command, capture_output=True, text=True, timeout=timeout_seconds + 20, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
