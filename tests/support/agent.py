@@ -31,7 +31,8 @@ def missing_commands() -> list[str]:
 def fetch_context(target: Path, *architectures: str) -> None:
     """The folder that the image is built from. Packages come from the developer's cache, and from
     the network where that is a week old."""
-    command = [sys.executable, REPOSITORY / "agent-image/fetch.py", target, "--max-age=168"]
+    script = str(REPOSITORY / "agent-image/fetch.py")
+    command = [sys.executable, script, str(target), "--max-age=168"]
     subprocess.run([*command, *(f"--architecture={name}" for name in architectures)], check=True)
 
 
