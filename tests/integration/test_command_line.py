@@ -73,7 +73,12 @@ class Project:
             return []
 
     def left_behind(self) -> list[str]:
-        return sorted(path.name for path in (self.folder.parent / "tmp").iterdir())
+        """After a while: large folders are removed by a process that outlives the build."""
+        folder = self.folder.parent / "tmp"
+        deadline = time.monotonic() + 10
+        while any(folder.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture
