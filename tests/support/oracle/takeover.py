@@ -19,6 +19,7 @@ from tests.support import bundle
 from tests.support.oracle.builders import NO_SECRETS, Refused, error_code, executor_flags
 
 WORKSPACE = "/workspace"
+CASES_SECONDS = 900  # for all of them, on a busy machine
 
 # Everything it needs is imported before the first build; `_posixsubprocess` finds /kaniko, which
 # stays where it is while / is replaced.
@@ -77,6 +78,7 @@ def running_takeover() -> Iterator[TakeoverBuilder]:
             [bundle.PYTHON, "-I", "-c", _LOOP],
             pod=bundle.Pod.RUNTIME_DEFAULT,
             volumes={str(volume): WORKSPACE},
+            options=[f"--timeout={CASES_SECONDS}"],
         )
         with (Path(work) / "podman.log").open("w") as log:
             container = subprocess.Popen(
