@@ -44,9 +44,20 @@ from pybuild.plan.steps import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from pybuild.layer.pack import PackOptions
 from pybuild.executor.prepare import Prepared, prepare
 from pybuild.executor.request import BuildRequest, BuildResult, Services
+
+
+def _uncompressed(options: PackOptions) -> PackOptions:
+    """For layers that nobody outside this build will see."""
+    from pybuild.layer.compress import Compression, CompressionOptions
+
+    return replace(
+        options,
+        compression=CompressionOptions(Compression.NONE),
+        media_type=layer_media_type(Family.OCI, "none"),
+    )
 
 
 def _time_text(seconds: float) -> str:
@@ -308,6 +319,8 @@ class _Build:
         state = self._new_state(stack)
         with self.guard:
             self.states[stage.number] = state
+        if stage.number not in self.lineage and self.services.cache is None:
+            services = replace(services, pack_options=_uncompressed(services.pack_options))
         self.tallies[stage.number] = StageBuilder(stage, state, services).build()
         if not self._parallel():
             state.close_root()
