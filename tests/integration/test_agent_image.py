@@ -22,7 +22,7 @@ from typing import ClassVar
 import pytest
 
 from tests.support import agent
-from tests.support.agent import EPOCH, AgentImage
+from tests.support.agent import EPOCH, AgentImage, storage_folder
 from tests.support.bases import push_bases
 from tests.support.bundle import Pod
 from tests.support.registry import make_certificates, running_registry
@@ -56,7 +56,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def image(
     host: str, context: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AgentImage]:
-    made = AgentImage(f"{host}/{REFERENCE}:debug", tmp_path_factory.mktemp("storage"))
+    made = AgentImage(f"{host}/{REFERENCE}:debug", storage_folder())
     agent.build(context, "debug", f"--destination={made.reference}", *cached(host))
     made.pull()
     yield made

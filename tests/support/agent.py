@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ def manifest(host: str, repository: str, tag: str) -> tuple[str, dict[str, Any]]
     )  # fmt: skip
     with urllib.request.urlopen(request) as answer:
         return answer.headers["Docker-Content-Digest"], json.load(answer)
+
+
+def storage_folder() -> Path:
+    """podman refuses a run folder whose path has more than 50 characters."""
+    return Path(tempfile.mkdtemp(prefix="agent-", dir="/tmp"))
 
 
 @dataclass(frozen=True)
