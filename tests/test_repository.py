@@ -89,10 +89,11 @@ def test_nothing_is_left_for_later() -> None:
 
 
 def test_no_path_of_a_developers_machine() -> None:
+    here = str(Path(__file__).parent.parent).encode()
     for path in source_files():
         if path != Path(__file__) and path.stat().st_size < 1_000_000:
             content = path.read_bytes()
-            for word in (b"/work/main", b"/work/shared", b"/root/.pyenv", b"/home/runner"):
+            for word in (here, b"/root/.pyenv", b"/home/runner"):
                 assert word not in content, path
 
 
