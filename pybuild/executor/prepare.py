@@ -20,6 +20,7 @@ from pybuild.executor.repository import Repositories, is_repository
 from pybuild.executor.state import ContextSource
 from pybuild.image.descriptor import BadManifest
 from pybuild.image.digest import Digest
+from pybuild.image.platform import choose
 from pybuild.image.reference import parse_reference
 from pybuild.plan.fit import Fit
 from pybuild.plan.keys import KeyFacts, first_keys
@@ -27,6 +28,7 @@ from pybuild.plan.make import PlanRequest, images_needed, make_plan
 from pybuild.plan.steps import (
     BaseImage,
     CopyAction,
+    FromImage,
     ImageRequest,
     Plan,
 )
@@ -63,6 +65,8 @@ def prepare(request: BuildRequest, services: Services) -> Prepared:
     plan, images = _plan(request, services)
     for warning in plan.warnings:
         services.sink(Notice(Level.WARNING, warning))
+    for warning in foreign_bases(plan):
+        services.sink(Notice(Level.WARNING, warning, code="base-platform"))
     context = ContextSource(request.context)
     picked = check_sources(plan, context)
     check_mounts(plan, context)
@@ -93,6 +97,19 @@ def prepare(request: BuildRequest, services: Services) -> Prepared:
         facts,
         repositories,
     )
+
+
+def foreign_bases(plan: Plan) -> list[str]:
+    """Warnings about bases of another platform than the wanted one. An image that stands in no
+    index comes whatever was asked for; only its config says what it is, if that does."""
+    told = []
+    for stage in plan.stages:
+        if isinstance(stage.origin, FromImage):
+            wanted, found = stage.origin.request.platform, stage.base_config.platform
+            if found.architecture and choose([found], wanted) is None:
+                name = stage.origin.request.name
+                told.append(f"the base image {name} is for {found}, and {wanted} is wanted")
+    return list(dict.fromkeys(told))
 
 
 def _key_facts(request: BuildRequest) -> KeyFacts:
