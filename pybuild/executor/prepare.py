@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from pybuild.dockerfile.errors import nearest
 from pybuild.dockerfile.instructions import Copy, Dockerfile, Run
-from pybuild.errors import PybuildError, Source
+from pybuild.errors import PybuildError, RegistryError, Source
 from pybuild.events import (
     Level,
     Notice,
@@ -21,7 +22,7 @@ from pybuild.executor.state import ContextSource
 from pybuild.image.descriptor import BadManifest
 from pybuild.image.digest import Digest
 from pybuild.image.platform import choose
-from pybuild.image.reference import parse_reference
+from pybuild.image.reference import BadReference, parse_reference
 from pybuild.plan.fit import Fit
 from pybuild.plan.keys import KeyFacts, first_keys
 from pybuild.plan.make import PlanRequest, images_needed, make_plan
@@ -172,6 +173,8 @@ def _resolve(
         except (BrokenConfig, BadCertificateFile):
             raise  # no instruction is to blame
         except PybuildError as error:
+            if isinstance(error, RegistryError | BadReference):
+                explain(error, need.name, request.dockerfile)
             raise error.at(_place_of(need.name, request.dockerfile)) from error.__cause__
 
     if len(missing) == 1:
@@ -180,6 +183,21 @@ def _resolve(
 
     with ThreadPoolExecutor(_LOOKUPS_AT_ONCE, "resolve") as pool:
         return list(pool.map(resolve, missing))
+
+
+def explain(error: RegistryError | BadReference, name: str, dockerfile: Dockerfile) -> None:
+    """Says which image an error is about, and whether a stage may be meant: a mistyped name of a
+    stage is a fine name of an image."""
+    if isinstance(error, RegistryError):
+        reference = parse_reference(name)
+        if reference.name not in error.message:
+            error.message = f"{reference}: {error.message}"
+            error.args = (error.message,)
+    stages = [stage.name for stage in dockerfile.stages if stage.name not in ("", name)]
+    near = "" if any(mark in name for mark in "/:@") else nearest(name, stages)
+    if near:
+        otherwise = f" Otherwise: {error.hint}" if error.hint else ""
+        error.hint = f"did you mean stage {near}?{otherwise}"
 
 
 def _check_layers(name: str, image: ResolvedImage) -> None:

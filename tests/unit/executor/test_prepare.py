@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from pybuild.executor.prepare import foreign_bases
+from pybuild.dockerfile.parser import parse
+from pybuild.executor.prepare import explain, foreign_bases
 from pybuild.image.platform import Platform
+from pybuild.image.reference import BadReference
 from pybuild.plan.steps import BaseImage
+from pybuild.registry.errors import ManifestUnknown, RegistryUnreachable
 from tests.support.plans import base_image, plan_of
 
 
@@ -39,3 +42,33 @@ def test_a_base_of_another_platform_is_told_of(platform: Platform, warnings: lis
         "FROM old AS one\nRUN a\nFROM old\nCOPY --from=one /a /", bases={"old": base_for(platform)}
     )
     assert foreign_bases(plan) == warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        pytest.param("bulid", "did you mean stage build? Otherwise: check it", id="mistyped"),
+        pytest.param("Biuld", "did you mean stage build? Otherwise: check it", id="any case"),
+        pytest.param("alpine", "check it", id="not alike"),
+        pytest.param("bulid:1", "check it", id="a tag"),
+        pytest.param("me/bulid", "check it", id="a slash"),
+        pytest.param("build", "check it", id="an image of that very name"),
+    ],
+)
+def test_a_mistyped_stage_is_guessed(name: str, hint: str) -> None:
+    error = BadReference("no reference", hint="check it")
+    explain(error, name, parse("FROM scratch AS build\nFROM scratch"))
+    assert error.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        pytest.param("no answer", "docker.io/library/biuld:latest: no answer", id="unnamed"),
+        pytest.param("docker.io/library/biuld is unknown", None, id="named already"),
+    ],
+)
+def test_an_error_names_its_image(message: str, expected: str | None) -> None:
+    for error in (RegistryUnreachable(message), ManifestUnknown(message)):
+        explain(error, "biuld", parse("FROM scratch"))
+        assert error.message == str(error) == (expected or message)
