@@ -50,6 +50,7 @@ def outputs(values: Values, destinations: Sequence[Reference]) -> Outputs:
         path("image-name-with-digest-file"),
         path("image-name-tag-with-digest-file"),
         tuple(destinations) or (parse_reference(_NAMELESS),),
+        tuple(destinations),
     )
 
 

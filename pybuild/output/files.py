@@ -23,7 +23,8 @@ class OutputFailed(InputError):
 
 
 class Outputs(Struct, frozen=True):
-    """Where to write what; None: not asked for. `tags` name the image inside an archive."""
+    """Where to write what; None: not asked for. `tags` name the image inside an archive,
+    `destinations` are what the name files tell, pushed or not."""
 
     archive: Path | None = None
     layout: Path | None = None
@@ -31,6 +32,7 @@ class Outputs(Struct, frozen=True):
     name_with_digest_file: Path | None = None
     name_tag_with_digest_file: Path | None = None
     tags: tuple[Reference, ...] = ()
+    destinations: tuple[Reference, ...] = ()
 
     def write_image(self, image: Image) -> tuple[str, ...]:
         """Archive and layout, before anything is tagged. Gives the paths that were written."""
@@ -75,9 +77,9 @@ class Outputs(Struct, frozen=True):
         """The digest files, after the push: whoever finds one finds the image."""
         digest = result.image.manifest.digest
         write_digest_file(self.digest_file, str(digest))
-        names = _lines([f"{ref.name}@{digest}" for ref in result.pushed])
+        names = _lines([f"{ref.name}@{digest}" for ref in self.destinations])
         write_digest_file(self.name_with_digest_file, names)
-        tagged = _lines([f"{ref.name}:{ref.tag}@{digest}" for ref in result.pushed])
+        tagged = _lines([f"{ref.name}:{ref.tag}@{digest}" for ref in self.destinations])
         write_digest_file(self.name_tag_with_digest_file, tagged)
 
 
