@@ -25,6 +25,7 @@ from pybuild.executor.lookup import required
 from pybuild.executor.mounts import SharedCopies
 from pybuild.executor.repository import is_repository
 from pybuild.executor.scheduler import run_stages
+from pybuild.executor.shared_blob import SharedBlob
 from pybuild.executor.stack import Indexes, LayerOrigin, Stack, StackLayer
 from pybuild.executor.stage import StageBuilder, StageServices, StageTally
 from pybuild.executor.state import StageState
@@ -108,6 +109,7 @@ class _Build:
         self.image_states: dict[ImageRequest, StageState] = {}
         self.tallies: dict[int, StageTally] = {}
         self.guard = threading.Lock()
+        self.shared: dict[Digest, SharedBlob] = {}  # what is read here and pushed elsewhere
         self.copies = SharedCopies()
         self.isolation: Isolation | None = None
         destinations = request.destinations if request.push else ()
@@ -158,6 +160,8 @@ class _Build:
     def close(self) -> None:
         for state in (*self.states.values(), *self.image_states.values()):
             state.close_root()
+        for blob in self.shared.values():
+            blob.close()
         if self.isolation is not None:
             self.isolation.close()
 
@@ -211,6 +215,11 @@ class _Build:
         """What the image will stand on is asked for at the destinations right away."""
         first = self.prepared.plan.stage(self.lineage[0])
         if isinstance(first.origin, FromImage):
+            image, workspace = self.prepared.images[first.origin.request], self.services.workspace
+            if self.uploads.leave(image.source):
+                for blob in image.manifest.layers:
+                    download = partial(self.services.client.open_blob, image.source, blob)
+                    self.shared[blob.digest] = SharedBlob(download, workspace.new_blob)
             self.uploads.start_all(layer.layer for layer in self._image_stack(first.origin.request))
 
     def _image_stack(self, request: ImageRequest) -> Stack:
@@ -222,7 +231,9 @@ class _Build:
         for blob, diff_id, chain in zip(
             image.manifest.layers, diff_ids, chain_ids(diff_ids), strict=True
         ):
-            layer = Layer(blob, diff_id, partial(client.open_blob, source, blob), source)
+            shared = self.shared.get(blob.digest)
+            open_ = shared.open if shared else partial(client.open_blob, source, blob)
+            layer = Layer(blob, diff_id, open_, source)
             made.append(StackLayer(layer, chain, LayerOrigin.BASE, "", self._index_reader(chain)))
         return tuple(made)
 

@@ -45,6 +45,13 @@ class Uploads:
         for repository in self._repositories:
             self._background.submit(partial(self._client.check_push, repository))
 
+    def leave(self, source: Reference) -> bool:
+        """Whether what is in `source` has to be carried to another registry."""
+        from pybuild.registry.options import host_of
+
+        hosts = {host_of(repository.registry) for repository in self._repositories}
+        return bool(hosts - {host_of(source.registry)})
+
     def start(self, layer: Layer) -> None:
         """Begins to bring a finished layer to all repositories."""
         if not self._repositories or is_foreign(layer.descriptor.media_type):

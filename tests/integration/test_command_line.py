@@ -5,8 +5,10 @@ RUNs are confined by `namespace`, named in each call: nothing here may fall back
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -101,6 +103,54 @@ def test_build_push_and_digest_files(project: Project) -> None:
     with urllib.request.urlopen(f"http://{project.host}/v2/a/app/manifests/{digest}") as answer:
         assert answer.headers["Docker-Content-Digest"] == digest
     assert "| out" in run.stderr and "| err" in run.stderr and project.left_behind() == []
+
+
+def test_without_a_push_the_name_files_tell_the_destinations(project: Project) -> None:
+    project.dockerfile("LABEL a=b")
+    run = project.run(f"-d={project.host}/unpushed:1", "--no-push", "--digest-file=d",
+                      "--image-name-with-digest-file=n",
+                      "--image-name-tag-with-digest-file=t")  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    digest = (project.folder / "d").read_text()
+    assert (project.folder / "n").read_text() == f"{project.host}/unpushed@{digest}\n"
+    assert (project.folder / "t").read_text() == f"{project.host}/unpushed:1@{digest}\n"
+    assert project.tags("unpushed") == []
+
+
+def blob_downloads(log: Path) -> list[str]:
+    """The digest of each blob that the registry was asked for, by its own log."""
+    return re.findall(r'"GET /v2/[^ ]+/blobs/(sha256:[0-9a-f]+) HTTP', log.read_text())
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["LABEL a=b", "COPY Dockerfile /bin/", "RUN echo made > /made"],
+    ids=["none", "copy", "run"],
+)
+def test_a_base_for_another_registry_is_fetched_once(
+    project: Project, tmp_path: Path, line: str
+) -> None:
+    with (
+        registry.running_registry(tmp_path / "from") as here,
+        registry.running_registry(tmp_path / "to") as there,
+    ):
+        bases.push_bases(here.host, ["busybox"])
+        before = len(blob_downloads(here.log))
+        project.host = here.host
+        project.dockerfile(line)
+        run = project.run(f"-d={there.host}/app:1")
+        assert run.returncode == 0, run.stderr
+        asked = blob_downloads(here.log)[before:]
+        accept = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
+        manifest = f"http://{there.host}/v2/app/manifests/1"
+        with urllib.request.urlopen(urllib.request.Request(manifest, headers=accept)) as answer:
+            layers = json.loads(answer.read())["layers"]
+        assert len(asked) == len(set(asked)) and layers[0]["digest"] in asked
+        for layer in layers:
+            url = f"http://{there.host}/v2/app/blobs/{layer['digest']}"
+            with urllib.request.urlopen(url) as answer:
+                assert f"sha256:{hashlib.sha256(answer.read()).hexdigest()}" == layer["digest"]
+    assert project.left_behind() == []
 
 
 @pytest.mark.parametrize("more", [(), ("--reproducible",)], ids=["as ever", "reproducible"])
