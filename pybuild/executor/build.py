@@ -393,4 +393,4 @@ class _Build:
             time.monotonic() - self.started,
             outputs,
         )
-        return BuildResult(image, pushed, summary)
+        return BuildResult(image, summary)

@@ -71,5 +71,4 @@ class Services(Struct, frozen=True):
 
 class BuildResult(Struct, frozen=True):
     image: Image
-    pushed: tuple[Reference, ...]
     summary: BuildFinished
