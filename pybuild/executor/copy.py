@@ -14,11 +14,12 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
+from pybuild.dockerfile.errors import nearest
 from pybuild.dockerfile.patterns import Patterns, match
 from pybuild.executor.errors import BadDestination, SourceMissing
 from pybuild.executor.mode import change_mode
 from pybuild.layer.changes import Change
-from pybuild.plan.steps import CopyAction
+from pybuild.plan.steps import CopyAction, CopyOrigin, FromImage, FromStage, Plan
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.index import Tree
 
@@ -53,12 +54,27 @@ class Owner(Struct, frozen=True):
     gid: int
 
 
-def pick(action: CopyAction, tree: SourceTree) -> list[Picked]:
-    """The sources in the order they are named. Raises SourceMissing for one that names nothing."""
-    return [found for source in action.sources for found in _pick_one(action, tree, source)]
+_CONTEXT = "the build context"
 
 
-def _pick_one(action: CopyAction, tree: SourceTree, source: str) -> list[Picked]:
+def pick(action: CopyAction, tree: SourceTree, where: str = _CONTEXT) -> list[Picked]:
+    """The sources in the order they are named. Raises SourceMissing for one that names nothing;
+    `where` is what its message calls the tree."""
+    return [found for source in action.sources for found in _pick_one(action, tree, source, where)]
+
+
+def place_name(plan: Plan, origin: CopyOrigin) -> str:
+    """What an error calls the place that COPY takes from."""
+    match origin:
+        case FromStage(stage):
+            return f"stage {plan.stage(stage).name}"
+        case FromImage(request):
+            return f"image {request.name}"
+        case _:
+            return _CONTEXT
+
+
+def _pick_one(action: CopyAction, tree: SourceTree, source: str, where: str) -> list[Picked]:
     before, pivot, after = source.partition("/./") if action.parents else ("", "", source)
     base = clean(before) if pivot else ""
     wanted = clean(after if pivot else source)
@@ -73,12 +89,29 @@ def _pick_one(action: CopyAction, tree: SourceTree, source: str) -> list[Picked]
             kept = path[len(base) :].lstrip("/").rpartition("/")[0] if action.parents else ""
             found.append(Picked(path, entry, kept))
     if not found:
-        what = "matches nothing" if _WILDCARDS.intersection(wanted) else "does not exist"
+        is_pattern = bool(_WILDCARDS.intersection(wanted))
+        what = "matches nothing" if is_pattern else "does not exist"
+        near = "" if is_pattern else _near(tree, named[0])
+        ignored = ", and .dockerignore" if where == _CONTEXT else ""
         raise SourceMissing(
-            f"{'ADD' if action.is_add else 'COPY'} {source}: this {what} in what it copies from",
-            hint="check the path, and .dockerignore where it comes from the build context",
+            f"{'ADD' if action.is_add else 'COPY'} {source}: this {what} in {where}",
+            hint=(f"did you mean {near}? Otherwise " if near else "") + f"check the path{ignored}",
         )
     return found
+
+
+def _near(tree: SourceTree, path: str) -> str:
+    """What may be meant by a path that does not exist, or ""."""
+    done = ""
+    parts = path.split("/")
+    for number, part in enumerate(parts):
+        folder, path = tree.resolve(done, follow_last=True), _join(done, part)
+        if tree.lookup(tree.resolve(path, follow_last=True)) is None:
+            names = {_name(child.path) for child in tree.children(folder)} - {part}
+            meant = nearest(part, sorted(names))
+            return "/".join([*parts[:number], meant]) if meant else ""
+        done = path
+    return ""
 
 
 def clean(path: str) -> str:

@@ -18,6 +18,7 @@ from pybuild.executor.copy import (
     draft_copy,
     draft_files,
     pick,
+    place_name,
 )
 from pybuild.executor.inputs import may_be_archive
 from pybuild.executor.mode import check_mode
@@ -78,7 +79,7 @@ class Copying:
         """The changes, and options that make packing check what was `taken` into the key."""
         action = self.action
         if picked is None:
-            picked = pick(action, self.source)
+            picked = pick(action, self.source, place_name(self.services.plan, action.origin))
         plain = []
         for one in picked:
             if not (may_be_archive(action, one) and self._unpack(one, taken)):

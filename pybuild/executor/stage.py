@@ -235,10 +235,12 @@ class StageBuilder:
         known = self.services.inputs.get((self.stage.number, step.number))
         if known is not None or not step.takes or not isinstance(step.action, CopyAction):
             return known
-        from pybuild.executor.copy import pick
+        from pybuild.executor.copy import pick, place_name
 
         source = self._source(step.action.origin)
-        return digest_taken(step.action, pick(step.action, source), source, source.digests)
+        where = place_name(self.services.plan, step.action.origin)
+        picked = pick(step.action, source, where)
+        return digest_taken(step.action, picked, source, source.digests)
 
     # Carried out
 

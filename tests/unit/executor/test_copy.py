@@ -15,10 +15,12 @@ from pybuild.executor.copy import (
     draft_copy,
     draft_files,
     pick,
+    place_name,
 )
-from pybuild.plan.steps import CopyAction, FromContext
+from pybuild.plan.steps import CopyAction, FromContext, FromImage, FromStage, ImageRequest
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.index import LayerIndex, Tree
+from tests.support.plans import AMD64, plan_of
 
 NOW = 1_700_000_000_000_000_000
 
@@ -245,6 +247,54 @@ def test_what_is_refused(action: CopyAction, code: str) -> None:
     with pytest.raises(PybuildError) as caught:
         layer(action)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("source", "where", "message", "hint"),
+    [
+        pytest.param(
+            "a.tx",
+            "the build context",
+            "COPY a.tx: this does not exist in the build context",
+            "did you mean a.txt? Otherwise check the path, and .dockerignore",
+            id="context",
+        ),
+        pytest.param(
+            "/tree/suub/x",
+            "stage build",
+            "COPY /tree/suub/x: this does not exist in stage build",
+            "did you mean tree/sub? Otherwise check the path",
+            id="folder in a stage",
+        ),
+        pytest.param(
+            "*.md",
+            "image maven:3",
+            "COPY *.md: this matches nothing in image maven:3",
+            "check the path",
+            id="pattern in an image",
+        ),
+        pytest.param(
+            "lost",
+            "stage build",
+            "COPY lost: this does not exist in stage build",
+            "check the path",
+            id="a link that leads nowhere is not what is meant",
+        ),
+    ],
+)
+def test_what_is_missing_is_told_with_its_place(
+    source: str, where: str, message: str, hint: str
+) -> None:
+    with pytest.raises(PybuildError) as caught:
+        pick(copy_action(source, to="/x"), SOURCE, where)
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+def test_a_place_is_called_by_the_name_people_gave_it() -> None:
+    plan = plan_of("FROM a AS build\nFROM b\nCOPY --from=build /x /")
+    assert place_name(plan, FromContext()) == "the build context"
+    assert place_name(plan, FromStage(0)) == "stage build"
+    assert place_name(plan, FromImage(ImageRequest("maven:3", AMD64))) == "image maven:3"
 
 
 def test_names_of_one_file_stay_links_of_each_other() -> None:
