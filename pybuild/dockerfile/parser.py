@@ -31,6 +31,7 @@ __all__ = ["Node", "ParsedFile", "parse", "parse_nodes", "parse_trigger", "read_
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9_.-]*\Z")
 _RESERVED_STAGE_NAMES = ("context", "scratch")
 _SHORTEST_INTERVAL = 1_000_000  # nanoseconds
+_LIKE_JSON = re.compile(r"""\[(["']|\s*(["'])[^"']*\2\s*,|[^\s\[,]+,\s)""")
 _ONBUILD = re.compile(r"\s*ONBUILD\s*", re.IGNORECASE)
 
 
@@ -43,6 +44,7 @@ def parse(text: str, *, file: str = "Dockerfile") -> ins.Dockerfile:
     stages: list[tuple[ins.From, list[ins.Instruction]]] = []
     for node in parsed.nodes:
         instruction = read_node(node)
+        warnings += _lint_command(node)
         if isinstance(instruction, ins.From):
             warnings += _lint_stage(instruction, [origin.name for origin, _ in stages])
             stages.append((instruction, []))
@@ -125,6 +127,17 @@ def _lint_stage(origin: ins.From, earlier: list[str]) -> list[Lint]:
         message = f"the stage name {origin.name!r} is reserved"
         found.append(Lint("reserved-stage-name", message, origin.source))
     return found
+
+
+def _lint_command(node: Node) -> list[Lint]:
+    """A test of the shell has a blank after its bracket, and no comma after its first word."""
+    command = node.child or node
+    if command.json or command.name not in ("cmd", "entrypoint", "run", "healthcheck"):
+        return []
+    if not command.args or not _LIKE_JSON.match(command.args[-1]):
+        return []
+    message = "looks like a JSON array but is none; it runs in a shell"
+    return [Lint("malformed-json", f"{command.name.upper()} {message}", node.source)]
 
 
 def _need(node: Node, least: int, message: str) -> None:

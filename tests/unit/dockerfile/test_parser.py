@@ -195,6 +195,17 @@ def test_a_directive_after_a_comment_is_a_comment() -> None:
         pytest.param("FROM a AS context", ["reserved-stage-name"], id="reserved"),
         pytest.param("FROM a\nRUN a \\\n\n b", ["no-empty-continuation"], id="empty line"),
         pytest.param("FROM a\nRUN a \\\n# c\n b", [], id="comment"),
+        pytest.param("FROM a\nCMD [\"a\", 'b']", ["malformed-json"], id="single quote"),
+        pytest.param("FROM a\nCMD [ 'a', 'b' ]", ["malformed-json"], id="single quotes, blank"),
+        pytest.param('FROM a\nENTRYPOINT ["a", "b"', ["malformed-json"], id="not closed"),
+        pytest.param('FROM a\nRUN ["a", "b",]', ["malformed-json"], id="comma at the end"),
+        pytest.param("FROM a\nCMD [node, a.js]", ["malformed-json"], id="no quotes"),
+        pytest.param("FROM a\nONBUILD CMD ['a']", ["malformed-json"], id="trigger"),
+        pytest.param("FROM a\nHEALTHCHECK CMD ['a']", ["malformed-json"], id="health"),
+        pytest.param('FROM a\nCMD ["a", "b"]', [], id="an array"),
+        pytest.param('FROM a\nRUN [ "$A" ] && b, c', [], id="a test of a string"),
+        pytest.param("FROM a\nRUN [ -f a ] || [[ b, == c ]]", [], id="a test of a file"),
+        pytest.param("FROM a\nRUN [[ a, == b ]]", [], id="a test of bash"),
     ],
 )
 def test_warnings(text: str, rules: list[str]) -> None:
