@@ -70,12 +70,15 @@ class StageSkipped(Struct, frozen=True):
     name: str
 
 
+NO_CACHE = "there is no cache"
+
+
 class StepStarted(Struct, frozen=True):
     stage: int
     step: int
     text: str
     line: int
-    reason: str  # why it runs: which key missed, or that there is no cache
+    reason: str  # why it runs: which key missed, or NO_CACHE
 
 
 class StepCached(Struct, frozen=True):

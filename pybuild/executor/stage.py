@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from pybuild.errors import Cancelled, PybuildError, RunFailed
 from pybuild.events import (
+    NO_CACHE,
     EventSink,
     StageFinished,
     StageStarted,
@@ -134,7 +135,7 @@ class StageBuilder:
     def _step(self, step: Step) -> None:
         cache = self.services.cache
         if cache is None:
-            self._carry_out(step, None, None, "there is no cache")
+            self._carry_out(step, None, None, NO_CACHE)
             return
         hit = self._first_hit(step)
         if hit is not None:

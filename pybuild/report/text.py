@@ -9,6 +9,7 @@ from enum import IntEnum
 from msgspec import Struct
 
 from pybuild.events import (
+    NO_CACHE,
     BuildFailed,
     BuildFinished,
     BuildStarted,
@@ -37,6 +38,7 @@ _ESCAPES = re.compile(
 )
 _COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+_LINE_END = re.compile(rb"\r*\n|\r+")
 _BYTES = re.compile(r"[\udc80-\udcff]")
 _TEXT_LINES = 12  # of a long instruction, in an error
 _LINE_LENGTH = 400  # of one of its lines
@@ -116,11 +118,9 @@ class Describer:
                 text = "skipped: all that is taken from it is in the cache"
                 return (Line(Severity.INFO, self.prefix(stage), text),)
             case StepStarted(stage, step, text, _, reason):
-                lines = [Line(Severity.INFO, self.prefix(stage, step), one_line(text))]
-                if reason:
-                    why = f"runs: {reason}"
-                    lines.append(Line(Severity.DEBUG, self.prefix(stage, step), why))
-                return tuple(lines)
+                # Without a cache the reason is the same for all, and nothing to look into.
+                why = f" ({reason})" if reason not in ("", NO_CACHE) else ""
+                return (Line(Severity.INFO, self.prefix(stage, step), one_line(text) + why),)
             case StepCached(stage, step, text, _, _, size):
                 how = f"{one_line(text)} (cached{f', {bytes_text(size)}' if size else ''})"
                 return (Line(Severity.INFO, self.prefix(stage, step), how),)
@@ -159,7 +159,8 @@ def _build_started(event: BuildStarted) -> tuple[Line, ...]:
 class OutputLines:
     """Cuts what RUNs write into lines, each (stage, step, stream) apart.
 
-    A line is what a terminal would show of it: after a carriage return it starts anew.
+    A carriage return ends a line too, so that nothing of what was written is lost: a terminal would
+    write over it, and a progress bar becomes a line a state.
     """
 
     def __init__(self, longest: int = 16384) -> None:
@@ -169,13 +170,10 @@ class OutputLines:
     def feed(self, stage: int, step: int, stream: int, data: bytes) -> list[str]:
         """The lines that are finished now, decoded, without line ends."""
         key = (stage, step, stream)
-        *done, rest = (self._open.pop(key, b"") + data).split(b"\n")
+        *done, rest = _split(self._open.pop(key, b"") + data)
         if len(rest) > self._longest:
-            # Only the last of a progress bar's states counts; else the line is cut here.
-            rest = rest.rpartition(b"\r")[2] if b"\r" in rest else rest
-            if len(rest) > self._longest:
-                done.append(rest)
-                rest = b""
+            done.append(rest)
+            rest = b""
         if rest:
             self._open[key] = rest
         return [_shown(line) for line in done]
@@ -188,9 +186,22 @@ class OutputLines:
         return [(key[0], key[1], _shown(self._open.pop(key))) for key in sorted(keys)]
 
 
+def _split(text: bytes) -> list[bytes]:
+    """The lines, the last unfinished. A carriage return at the end of that may still be half of a
+    line end, so it stays; one that stands at the start of a line ends nothing."""
+    if b"\r" not in text:
+        return text.split(b"\n")
+    body = text.rstrip(b"\r")
+    lines, start = [], 0
+    for end in _LINE_END.finditer(body):
+        if end[0].endswith(b"\n") or end.start() > start:
+            lines.append(body[start : end.start()])
+        start = end.end()
+    return [*lines, body[start:] + (b"\r" if len(body) < len(text) else b"")]
+
+
 def _shown(line: bytes) -> str:
-    text = line.decode("utf-8", "replace").rstrip("\r")
-    return text.rpartition("\r")[2] if "\r" in text else text
+    return line.decode("utf-8", "replace").rstrip("\r")
 
 
 def harmless(text: str) -> str:
@@ -222,8 +233,9 @@ def one_line(text: str) -> str:
 
 
 def transfer_line(event: TransferFinished) -> Line:
+    """One that failed is no news: the error, or the warning that replaces it, comes right after."""
     failed = event.outcome is TransferOutcome.FAILED
-    severity = Severity.WARNING if failed else Severity.INFO
+    severity = Severity.DEBUG if failed else Severity.INFO
     how = _OUTCOMES.get(event.outcome) or _VERBS[event.kind]
     amount = f" {bytes_text(event.size)}" if event.size else ""
     speed = f" in {duration(event.seconds)}" if event.outcome is TransferOutcome.DONE else ""

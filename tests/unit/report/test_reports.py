@@ -96,7 +96,7 @@ def test_plain() -> None:
         "[build] FROM debian",
         "[build 1] COPY a b (cached, 10 B)",
         "layer 1: pulled 100 B in 0.5 s",
-        "[build 2] RUN make",
+        "[build 2] RUN make (not in the cache)",
         "[build 2] | one",
         "[build 2] | red",
         "[build 2] | unfin",

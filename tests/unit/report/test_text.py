@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pybuild.events import (
+    NO_CACHE,
     BuildFailed,
     BuildFinished,
     LayerSummary,
@@ -74,7 +75,11 @@ def test_colours_stay_and_are_switched_off() -> None:
     [
         pytest.param([b"a\nb\n"], ["a", "b"], [], id="whole lines"),
         pytest.param([b"a", b"b\nc"], ["ab"], ["c"], id="cut anywhere"),
-        pytest.param([b"10%\r50%\r100%\n"], ["100%"], [], id="progress bar"),
+        pytest.param([b"10%\r50%\r100%\n"], ["10%", "50%", "100%"], [], id="progress bar"),
+        pytest.param([b"\r10%\r\r20%"], ["10%"], ["20%"], id="returns first"),
+        pytest.param([b"a\r", b"\nb\r", b"c\n"], ["a", "b", "c"], [], id="cut at the return"),
+        pytest.param([b"a\r\r\n\r\n"], ["a", ""], [], id="several returns, empty line"),
+        pytest.param([b"a\r"], [], ["a"], id="return at the end"),
         pytest.param([b"dos\r\n"], ["dos"], [], id="carriage return before the end"),
         pytest.param(
             [b"\xc3", b"\xa9\n\xff\n"], ["é", "�"], [], id="a letter cut in two; no UTF-8"
@@ -104,10 +109,14 @@ def test_a_line_without_end_takes_no_memory_without_end() -> None:
     lines = [line for _ in range(50) for line in output.feed(0, 0, 1, b"x" * 30)]
     assert sum(map(len, lines)) > 1300 and all(len(line) <= 130 for line in lines)
     bars = [line for _ in range(50) for line in output.feed(0, 1, 1, b"\r" + b"y" * 30)]
-    assert bars == [] and output.flush(0, 1) == [(0, 1, "y" * 30)]
+    assert bars == ["y" * 30] * 49 and output.flush(0, 1) == [(0, 1, "y" * 30)]
+    assert output.feed(0, 2, 1, b"\r" * 1000) == []
 
 
-@given(st.binary(), st.lists(st.integers(0, 50)))
+@given(
+    st.lists(st.sampled_from([b"\r", b"\n", b"a"])).map(b"".join) | st.binary(),
+    st.lists(st.integers(0, 50)),
+)
 def test_lines_do_not_depend_on_how_bytes_arrive(data: bytes, cuts: list[int]) -> None:
     whole, parts = OutputLines(), OutputLines()
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
@@ -153,18 +162,17 @@ def test_stages_are_called_by_their_names() -> None:
     )
     assert said == [
         "[build] FROM maven:3",
-        "[build 1] RUN mvn",
-        "[build 1] runs: not in the cache",
+        "[build 1] RUN mvn (not in the cache)",
         "[build 2] COPY a b (cached, 2.0 kB)",
     ]
 
 
 def test_how_severe_things_are() -> None:
     describer = Describer()
-    reason = describer.lines(StepStarted(0, 0, "RUN x", 1, "why"))[1]
+    (step,) = describer.lines(StepStarted(0, 0, "RUN x", 1, NO_CACHE))
     failed = TransferFinished("1", TransferKind.PULL, "l", TransferOutcome.FAILED, 0, 1.0)
-    assert reason.severity is Severity.DEBUG
-    assert describer.lines(failed)[0].severity is Severity.WARNING
+    assert (step.severity, step.text) == (Severity.INFO, "RUN x")
+    assert describer.lines(failed)[0].severity is Severity.DEBUG
     assert describer.lines(Notice(Level.WARNING, "a\nb"))[1].severity is Severity.WARNING
 
 
