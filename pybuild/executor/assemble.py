@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pybuild.layer.pack import PackOptions
 
 _COMMENT = "pybuild"
+_MOST_LAYERS = 127  # Docker's: as many as its overlay2 driver can stack
 
 
 def assemble(
@@ -54,6 +55,19 @@ def assemble(
     layers = tuple(layer.layer for layer in stack)
     manifest = make_manifest(descriptor, (layer.descriptor for layer in layers), family)
     return Image(config, raw, manifest, layers)
+
+
+def too_many_layers(image: Image, own: int) -> str:
+    """A warning about an image that engines don't take, or ""; `own` of its layers are not of the
+    base."""
+    count = len(image.layers)
+    if count <= _MOST_LAYERS:
+        return ""
+    cure = "; --single-snapshot makes one of those of this build" if own > 1 else ""
+    return (
+        f"the image has {count} layers, {own} of them not of its base: "
+        f"engines such as Docker refuse more than {_MOST_LAYERS}{cure}"
+    )
 
 
 def squashed(state: StageState, base: Stack, workspace: Workspace, options: PackOptions) -> Stack:

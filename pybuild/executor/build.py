@@ -16,10 +16,12 @@ from pybuild.events import (
     BuildFinished,
     BuildStarted,
     LayerSummary,
+    Level,
+    Notice,
     StageSkipped,
     StageSummary,
 )
-from pybuild.executor.assemble import assemble, squashed
+from pybuild.executor.assemble import assemble, squashed, too_many_layers
 from pybuild.executor.background import Background
 from pybuild.executor.lookup import required
 from pybuild.executor.mounts import SharedCopies
@@ -350,13 +352,16 @@ class _Build:
         ]
         base = self.prepared.plan.stage(self.lineage[0]).base_config
         config = self.prepared.plan.target_stage.config
-        return assemble(
+        image = assemble(
             replace(config, created=self.created, history=base.history, diff_ids=base.diff_ids),
             stack,
             steps,
             family=self._family(),
             squash=self.request.single_snapshot,
         )
+        if warning := too_many_layers(image, len(stack) - len(base.diff_ids)):
+            self.services.sink(Notice(Level.WARNING, warning, code="many-layers"))
+        return image
 
     def _result(self, image: Image, outputs: tuple[str, ...]) -> BuildResult:
         plan = self.prepared.plan
