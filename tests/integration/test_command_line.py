@@ -57,7 +57,8 @@ class Project:
             "TMPDIR": str(self.folder.parent / "tmp"), "PYBUILD_ISOLATION": "namespace",
         }  # fmt: skip
         return subprocess.Popen(
-            [sys.executable, "-c", code, f"--context={self.folder}", *argv],
+            ["env", "--default-signal=HUP,INT,TERM", sys.executable, "-c", code,
+             f"--context={self.folder}", *argv],
             cwd=self.folder, env=environment | self.environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip

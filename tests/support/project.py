@@ -145,7 +145,8 @@ class Project:
     ) -> Running:
         """`before` are the words of a command that runs the executor, such as `unshare -m`."""
         process = subprocess.Popen(
-            [*before, str(EXECUTOR), *flags],
+            # Whoever started the tests may ignore signals (nohup, a background job).
+            ["env", "--default-signal=HUP,INT,TERM", *before, str(EXECUTOR), *flags],
             cwd=folder or self.context,
             env=self.environment(environment or {}),
             stdin=subprocess.DEVNULL,
