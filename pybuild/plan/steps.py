@@ -209,11 +209,3 @@ class Plan(Struct, frozen=True):
 
     def image(self, request: ImageRequest) -> BaseImage:
         return next(image for wanted, image in self.images if wanted == request)
-
-    def ready(self, done: frozenset[int], started: frozenset[int]) -> tuple[StagePlan, ...]:
-        """The stages that can start: all they need is done."""
-        return tuple(
-            stage
-            for stage in self.stages
-            if stage.number not in started and done.issuperset(stage.needs)
-        )
