@@ -338,7 +338,9 @@ def test_hostname(root: Root) -> None:
     assert run(root, "hostname", hostname="builder").out == "builder\n"
 
 
-DAEMONS = "(setsid sleep 7777 < /dev/null > /dev/null 2>&1 &); (sleep 7777 &) & "
+# a length of sleep that no other worker of the same test run uses
+NAP = str(1_000_000 + os.getpid())
+DAEMONS = f"(setsid sleep {NAP} < /dev/null > /dev/null 2>&1 &); (sleep {NAP} &) & "
 
 
 def sleepers() -> list[str]:
@@ -349,7 +351,7 @@ def sleepers() -> list[str]:
                 arguments = (process / "cmdline").read_bytes()
             except OSError:
                 continue
-            if arguments.rstrip(b"\0").endswith(b"sleep\x007777"):
+            if arguments.rstrip(b"\0").endswith(f"sleep\0{NAP}".encode()):
                 found.append(process.name)
     return found
 
@@ -367,7 +369,7 @@ def test_a_cancelled_command_ends_at_once_with_all_it_started(root: Root) -> Non
         cancelled.set()
 
     start = time.monotonic()
-    script = "trap '' TERM INT; " + DAEMONS + "sleep 0.2; echo up; sleep 7777"
+    script = "trap '' TERM INT; " + DAEMONS + f"sleep 0.2; echo up; sleep {NAP}"
     ran = run(root, script, cancelled=cancelled, on_output=on_output)
     assert ran.status == 137
     assert time.monotonic() - start < 5
