@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from pybuild.cli import options
+from pybuild.cli.options import build as build_options
+from pybuild.cli.options import cache as cache_options
+from pybuild.cli.options import registry as registry_options
+from pybuild.cli.options import result as result_options
+from pybuild.cli.options import secrets as secrets_options
+from pybuild.cli.options import source as source_options
 from pybuild.cli.parse import Values
 from pybuild.cli.session import Stop, reported
 from pybuild.errors import Source
@@ -174,17 +179,17 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
 
     values, environment = job.values, job.environment
     needs_destination = "tar-path" in values.texts  # `plan` has no outputs, and needs none
-    destinations = options.destinations(values, needed=needs_destination)
-    cache_repository = options.cache_repository(values, destinations)
-    registries = options.registry_options(values)
-    epoch = options.epoch(values, environment)
-    compression = options.compression(values, epoch)
+    destinations = result_options.destinations(values, needed=needs_destination)
+    cache_repository = cache_options.cache_repository(values, destinations)
+    registries = registry_options.registry_options(values)
+    epoch = result_options.epoch(values, environment)
+    compression = result_options.compression(values, epoch)
     for note in values.notes:
         sink(Notice(Level.INFO, note))
     with ExitStack() as stack:
         workspace = Workspace.create(work_parent(values, environment))
         stack.callback(workspace.remove)
-        fetched = options.context_options(
+        fetched = source_options.context_options(
             values, workspace.root / "context", environment, stop.asked
         )
         root = stack.enter_context(open_context(job.context, fetched, sink))
@@ -203,28 +208,28 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
         request = BuildRequest(
             dockerfile,
             DirectoryContext(root, _patterns(found)),
-            options.build_args(values, environment),
-            options.platform(values),
-            options.machine_platform(),
+            source_options.build_args(values, environment),
+            source_options.platform(values),
+            source_options.machine_platform(),
             compression,
-            target=options.target(values),
-            labels=options.labels(values),
+            target=source_options.target(values),
+            labels=source_options.labels(values),
             destinations=destinations,
             push=not values.switch("no-push"),
             single_snapshot=values.switch("single-snapshot"),
             epoch=epoch,
-            parallel=options.parallel(values),
+            parallel=build_options.parallel(values),
         )
         services = Services(
             client,
             workspace,
             _isolation_opener(job, root),
-            options.layer_cache(values, cache_repository, client, sink),
+            cache_options.layer_cache(values, cache_repository, client, sink),
             sink,
             stop.asked,
             MountCaches(_mount_caches(job)),
             fetched,
-            options.secrets(values, environment),
+            secrets_options.secrets(values, environment),
         )
         yield request, services
 
@@ -302,7 +307,7 @@ def _volumes(job: Job, context: Path) -> tuple[Path, ...]:
 
 
 def _mount_caches(job: Job) -> Path:
-    return options.mount_caches(job.values, work_parent(job.values, job.environment))
+    return cache_options.mount_caches(job.values, work_parent(job.values, job.environment))
 
 
 def _kept(job: Job) -> Iterator[Path]:

@@ -13,19 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pybuild
-from pybuild.cli.flags import (
-    BUILD,
-    EXECUTOR,
-    FLAGS,
-    PLAN,
-    WARMER,
-    Flag,
-    Group,
-    Kind,
-    default_of,
-    long_names,
-    short_names,
-)
+from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, WARMER, Flag, Group, Kind
+from pybuild.cli.flags.table import FLAGS, default_of, long_names, short_names
 from pybuild.cli.help import ABOUT, COMMANDS, USAGE
 from pybuild.errors import InputError, NotCarriedOut, PybuildError
 

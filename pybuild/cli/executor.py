@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pybuild.cli.flags import EXECUTOR
+from pybuild.cli.flags.flag import EXECUTOR
 from pybuild.cli.session import guarded
 
 

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pybuild.cli.flags import (
-    BUILD,
-    EXECUTOR,
-    PLAN,
-    WARMER,
-    Flag,
-    Group,
-    Kind,
-    default_of,
-    flags_of,
-    long_names,
-    short_names,
-)
+from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, WARMER, Flag, Group, Kind
+from pybuild.cli.flags.table import default_of, flags_of, long_names, short_names
 
 USAGE = {
     EXECUTOR: "executor --context=PATH|URL --destination=REFERENCE [flags]",

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from pybuild.cli.flags import BUILD, PLAN
+from pybuild.cli.flags.flag import BUILD, PLAN
 from pybuild.cli.session import guarded
 
 

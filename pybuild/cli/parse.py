@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from pybuild.cli.errors import BadFlag, UnexpectedArgument, UnknownFlag
-from pybuild.cli.flags import Flag, Kind, default_of, flags_of, long_names, short_names
+from pybuild.cli.flags.flag import Flag, Kind
+from pybuild.cli.flags.table import default_of, flags_of, long_names, short_names
 from pybuild.errors import InputError, NotCarriedOut
 
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})  # what Go's strconv.ParseBool takes
@@ -205,3 +206,8 @@ def parse_duration(text: str, shown: str = "the duration") -> float:
         )
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     return -seconds if text.startswith("-") else seconds
+
+
+def parted(texts: tuple[str, ...], mark: str) -> tuple[str, ...]:
+    """The parts of all texts, without blanks around them and without empty ones."""
+    return tuple(part.strip() for text in texts for part in text.split(mark) if part.strip())

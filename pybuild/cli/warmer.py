@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pybuild.cli.flags import WARMER
+from pybuild.cli.flags.flag import WARMER
 from pybuild.cli.session import guarded
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pybuild.cli.docs import all_errors, cli_page, errors_page, first_paragraph
-from pybuild.cli.flags import FLAGS
+from pybuild.cli.flags.table import FLAGS
 
 DOCS = Path(__file__).parents[3] / "docs"
 

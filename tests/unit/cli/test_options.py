@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pybuild.cli import options
 from pybuild.cli.errors import BadFlag, FlagsContradict, NoDestination
-from pybuild.cli.flags import EXECUTOR, PLAN, WARMER
+from pybuild.cli.flags.flag import EXECUTOR, PLAN, WARMER
+from pybuild.cli.options import cache as of_cache
+from pybuild.cli.options import registry as of_registry
+from pybuild.cli.options import result as of_result
+from pybuild.cli.options import secrets as of_secrets
+from pybuild.cli.options import source as of_source
 from pybuild.cli.outputs import outputs
 from pybuild.cli.parse import Values, parse_flags
 from pybuild.errors import InputError, NotCarriedOut, PybuildError
@@ -23,7 +27,7 @@ def parse(*argv: str, command: str = EXECUTOR) -> Values:
 def test_registry_options(tmp_path: Path) -> None:
     for name in ("ca", "crt", "key"):
         (tmp_path / name).write_text("")
-    found = options.registry_options(
+    found = of_registry.registry_options(
         parse(
             "--insecure", "--insecure-registry=a:5000", "--skip-tls-verify-registry=b",
             "--registry-mirror=m1", "--registry-mirror=m2/x", "--registry-map=q=r;q=s/t",
@@ -42,12 +46,12 @@ def test_registry_options(tmp_path: Path) -> None:
 
 def test_the_defaults_are_the_registrys_own() -> None:
     for command in (EXECUTOR, PLAN, WARMER):
-        found = options.registry_options(parse(command=command))
+        found = of_registry.registry_options(parse(command=command))
         assert found == type(found)()
 
 
 def test_skip_tls_verify_is_for_pulls_too() -> None:
-    assert options.registry_options(parse("--skip-tls-verify")).skip_tls_pull
+    assert of_registry.registry_options(parse("--skip-tls-verify")).skip_tls_pull
 
 
 @pytest.mark.parametrize(
@@ -60,36 +64,36 @@ def test_skip_tls_verify_is_for_pulls_too() -> None:
 )
 def test_bad_registry_flags(argv: list[str]) -> None:
     with pytest.raises(BadFlag):
-        options.registry_options(parse(*argv))
+        of_registry.registry_options(parse(*argv))
 
 
 def test_build_args() -> None:
     values = parse("--build-arg=A=b=c", "--build-arg=E", "--build-arg=N=", "--build-arg=A=last")
-    assert options.build_args(values, {"E": "e"}) == {"A": "last", "E": "e", "N": ""}
+    assert of_source.build_args(values, {"E": "e"}) == {"A": "last", "E": "e", "N": ""}
     for text in ("MISSING", "=x", ""):
         with pytest.raises(BadFlag):
-            options.build_args(parse(f"--build-arg={text}"), {})
+            of_source.build_args(parse(f"--build-arg={text}"), {})
 
 
 def test_labels() -> None:
-    assert options.labels(parse("--label=a=1", "--label=a=2", "--label=b=")) == (
+    assert of_source.labels(parse("--label=a=1", "--label=a=2", "--label=b=")) == (
         ("a", "2"), ("b", ""),
     )  # fmt: skip
     with pytest.raises(BadFlag, match="foo"):
-        options.labels(parse("--label=foo"))
+        of_source.labels(parse("--label=foo"))
 
 
 def test_destinations() -> None:
-    twice = options.destinations(parse("-d=r.io/a", "-d=r.io/a:latest", "-d=b"), needed=True)
+    twice = of_result.destinations(parse("-d=r.io/a", "-d=r.io/a:latest", "-d=b"), needed=True)
     assert [str(ref) for ref in twice] == ["r.io/a:latest", "docker.io/library/b:latest"]
-    assert options.destinations(parse("--no-push"), needed=True) == ()
-    assert options.destinations(parse(command=PLAN), needed=False) == ()
+    assert of_result.destinations(parse("--no-push"), needed=True) == ()
+    assert of_result.destinations(parse(command=PLAN), needed=False) == ()
     with pytest.raises(NoDestination):
-        options.destinations(parse(), needed=True)
+        of_result.destinations(parse(), needed=True)
     with pytest.raises(BadFlag):
-        options.destinations(parse(f"-d=r.io/a@sha256:{'0' * 64}"), needed=True)
+        of_result.destinations(parse(f"-d=r.io/a@sha256:{'0' * 64}"), needed=True)
     with pytest.raises(InputError):
-        options.destinations(parse("-d=UPPER/Bad"), needed=True)
+        of_result.destinations(parse("-d=UPPER/Bad"), needed=True)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +106,7 @@ def test_destinations() -> None:
 )
 def test_cache_repository(argv: list[str], expected: str | None) -> None:
     values = parse(*argv)
-    found = options.cache_repository(values, options.destinations(values, needed=True))
+    found = of_cache.cache_repository(values, of_result.destinations(values, needed=True))
     assert (str(found) if found else None) == expected
 
 
@@ -115,7 +119,7 @@ def test_cache_repository(argv: list[str], expected: str | None) -> None:
 )
 def test_a_cache_that_is_nowhere(argv: list[str], error: type[PybuildError]) -> None:
     with pytest.raises(error):
-        options.cache_repository(parse(*argv), ())
+        of_cache.cache_repository(parse(*argv), ())
 
 
 @pytest.mark.parametrize(
@@ -129,36 +133,38 @@ def test_a_cache_that_is_nowhere(argv: list[str], error: type[PybuildError]) -> 
     ],
 )  # fmt: skip
 def test_compression(argv: list[str], expected: CompressionOptions) -> None:
-    assert options.compression(parse(*argv), None) == expected
+    assert of_result.compression(parse(*argv), None) == expected
 
 
 def test_compression_level_out_of_range() -> None:
     for argv in (["--compression-level=10"], ["--compression=zstd", "--compression-level=23"]):
         with pytest.raises(BadFlag):
-            options.compression(parse(*argv), None)
+            of_result.compression(parse(*argv), None)
 
 
 def test_one_time_for_everything() -> None:
-    assert options.epoch(parse(), {}) is None
-    assert options.epoch(parse("--reproducible"), {}) == 0
-    assert options.epoch(parse("--reproducible"), {"SOURCE_DATE_EPOCH": "7"}) == 7
-    assert options.epoch(parse("--build-arg=SOURCE_DATE_EPOCH=8"), {"SOURCE_DATE_EPOCH": "7"}) == 8
-    assert options.compression(parse(), 0).reproducible
+    assert of_result.epoch(parse(), {}) is None
+    assert of_result.epoch(parse("--reproducible"), {}) == 0
+    assert of_result.epoch(parse("--reproducible"), {"SOURCE_DATE_EPOCH": "7"}) == 7
+    assert (
+        of_result.epoch(parse("--build-arg=SOURCE_DATE_EPOCH=8"), {"SOURCE_DATE_EPOCH": "7"}) == 8
+    )
+    assert of_result.compression(parse(), 0).reproducible
     with pytest.raises(BadFlag):
-        options.epoch(parse(), {"SOURCE_DATE_EPOCH": "yesterday"})
+        of_result.epoch(parse(), {"SOURCE_DATE_EPOCH": "yesterday"})
 
 
 def test_target() -> None:
-    assert options.target(parse()) == "" and options.target(parse("--target=a")) == "a"
+    assert of_source.target(parse()) == "" and of_source.target(parse("--target=a")) == "a"
     with pytest.raises(NotCarriedOut):
-        options.target(parse("--target=a,b"))
+        of_source.target(parse("--target=a,b"))
 
 
 def test_git_options(tmp_path: Path) -> None:
     import threading
 
     def git(*argv: str) -> object:
-        return options.context_options(parse(*argv), tmp_path, {}, threading.Event()).git
+        return of_source.context_options(parse(*argv), tmp_path, {}, threading.Event()).git
 
     from pybuild.context.open import GitOptions
 
@@ -197,7 +203,7 @@ def test_secrets(tmp_path: Path, text: str, value: bytes) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"in file\n")
     values = parse("--secret=" + text.format(file=file))
-    (secret,) = options.secrets(values, {"TOKEN": "in variable"}).values()
+    (secret,) = of_secrets.secrets(values, {"TOKEN": "in variable"}).values()
     assert secret.value == value
     assert "in " not in repr(secret)
 
@@ -217,22 +223,22 @@ def test_secrets(tmp_path: Path, text: str, value: bytes) -> None:
 )
 def test_bad_secrets(text: str, message: str) -> None:
     with pytest.raises(BadFlag, match=message) as caught:
-        options.secrets(parse(f"--secret={text}"), {})
+        of_secrets.secrets(parse(f"--secret={text}"), {})
     assert "hunter2" not in caught.value.message + caught.value.hint
 
 
 def test_the_last_secret_of_an_id_counts() -> None:
     values = parse("--secret=id=a,env=X", "--secret=id=a,env=Y")
-    assert options.secrets(values, {"X": "1", "Y": "2"})["a"].value == b"2"
-    assert options.secrets(parse(command=PLAN), {}) == {}
+    assert of_secrets.secrets(values, {"X": "1", "Y": "2"})["a"].value == b"2"
+    assert of_secrets.secrets(parse(command=PLAN), {}) == {}
 
 
 def test_where_caches_of_runs_are_kept(tmp_path: Path) -> None:
     fallback = tmp_path / "work"
     own = fallback / "pybuild-mounts"
-    assert options.mount_caches(parse(f"--cache-dir={tmp_path}/new"), fallback) == (
+    assert of_cache.mount_caches(parse(f"--cache-dir={tmp_path}/new"), fallback) == (
         tmp_path / "new/mounts"
     )
-    assert options.mount_caches(parse("--cache-dir=/dev/null"), fallback) == own
+    assert of_cache.mount_caches(parse("--cache-dir=/dev/null"), fallback) == own
     there = Path("/cache").is_dir()  # kaniko's default, where it is mounted
-    assert options.mount_caches(parse(), fallback) == (Path("/cache/mounts") if there else own)
+    assert of_cache.mount_caches(parse(), fallback) == (Path("/cache/mounts") if there else own)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pybuild.cli.errors import BadFlag, UnexpectedArgument, UnknownFlag
-from pybuild.cli.flags import BUILD, EXECUTOR, PLAN, WARMER, flags_of, long_names, short_names
+from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, WARMER
+from pybuild.cli.flags.table import flags_of, long_names, short_names
 from pybuild.cli.parse import Values, parse_duration, parse_flags
 from pybuild.errors import NotCarriedOut, PybuildError
 

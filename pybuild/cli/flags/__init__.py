@@ -1,0 +1,1 @@
+"""The flags of all commands, a module a group."""

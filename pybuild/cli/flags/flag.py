@@ -1,0 +1,70 @@
+"""What the table of flags is made of."""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import partial
+
+from msgspec import Struct
+
+
+class Kind(Enum):
+    TEXT = "text"
+    BOOLEAN = "boolean"
+    NUMBER = "number"
+    DURATION = "duration"
+    PAIR = "key=value"
+
+
+class Group(Enum):
+    SOURCE = "What is built"
+    RESULT = "Where the image goes"
+    REGISTRY = "Registries"
+    CACHE = "Cache"
+    BUILD = "How it is built"
+    LOG = "What is shown"
+
+
+EXECUTOR, WARMER, BUILD, PLAN = "executor", "warmer", "build", "plan"
+ALL = (EXECUTOR, BUILD, PLAN)
+PULLING = (EXECUTOR, BUILD, PLAN, WARMER)
+BUILDING = (EXECUTOR, BUILD)
+
+
+class Flag(Struct, frozen=True):
+    """A flag of one or more commands.
+
+    `value` names the value in the help; `environment` is a variable that gives the value where
+    the flag is not given (`environment_wins`: also where it is, as kaniko has it for that one);
+    `docker` holds spellings of our own commands, `old` kaniko's former ones.
+    `carried_out` False: only the values in `harmless` are taken, since the build does just that
+    anyway; any other answers "not carried out yet". `why` says in one sentence what happens then.
+    """
+
+    name: str
+    group: Group
+    help: str
+    value: str = "TEXT"
+    kind: Kind = Kind.TEXT
+    default: str = ""
+    short: str = ""
+    docker: tuple[str, ...] = ()
+    old: tuple[str, ...] = ()
+    commands: tuple[str, ...] = BUILDING
+    repeatable: bool = False
+    choices: tuple[str, ...] = ()
+    environment: str = ""
+    environment_wins: bool = False
+    carried_out: bool = True
+    harmless: tuple[str, ...] = ()
+    why: str = ""
+    kaniko: bool = True
+
+
+text = partial(Flag, kind=Kind.TEXT)
+many = partial(Flag, kind=Kind.TEXT, repeatable=True)
+pairs = partial(Flag, kind=Kind.PAIR, repeatable=True)
+switch = partial(Flag, kind=Kind.BOOLEAN, default="false", value="")
+number = partial(Flag, kind=Kind.NUMBER, value="N")
+refused = partial(Flag, carried_out=False)
+refused_switch = partial(switch, carried_out=False, harmless=("false",))

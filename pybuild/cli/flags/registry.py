@@ -1,0 +1,74 @@
+"""How registries are reached."""
+
+from __future__ import annotations
+
+from pybuild.cli.flags.flag import ALL, PULLING, Group, many, number, pairs, switch
+
+REGISTRY_FLAGS = (
+    switch("insecure", Group.REGISTRY, "push over plain HTTP", commands=ALL),
+    switch("insecure-pull", Group.REGISTRY, "pull over plain HTTP", commands=PULLING),
+    many(
+        "insecure-registry",
+        Group.REGISTRY,
+        "plain HTTP for this registry",
+        "HOST",
+        commands=PULLING,
+    ),
+    switch("skip-tls-verify", Group.REGISTRY, "push without checking certificates", commands=ALL),
+    switch(
+        "skip-tls-verify-pull",
+        Group.REGISTRY,
+        "pull without checking certificates",
+        commands=PULLING,
+    ),
+    many(
+        "skip-tls-verify-registry",
+        Group.REGISTRY,
+        "no certificate check for this registry",
+        "HOST",
+        commands=PULLING,
+    ),
+    pairs(
+        "registry-certificate",
+        Group.REGISTRY,
+        "an authority to trust for this registry",
+        "HOST=FILE",
+        commands=PULLING,
+    ),
+    pairs(
+        "registry-client-cert",
+        Group.REGISTRY,
+        "a client certificate and its key for this registry",
+        "HOST=CERT,KEY",
+        commands=PULLING,
+    ),
+    many(
+        "registry-mirror",
+        Group.REGISTRY,
+        "ask this registry before Docker Hub",
+        "HOST[/PREFIX]",
+        environment="KANIKO_REGISTRY_MIRROR",
+        commands=PULLING,
+    ),
+    many(
+        "registry-map",
+        Group.REGISTRY,
+        "ask another registry first; several parted by ';'",
+        "HOST=HOST[/PREFIX]",
+        environment="KANIKO_REGISTRY_MAP",
+        commands=PULLING,
+    ),
+    switch(
+        "skip-default-registry-fallback",
+        Group.REGISTRY,
+        "never ask the registry itself when a mirror lacks the image",
+        commands=PULLING,
+    ),
+    number(
+        "push-retry",
+        Group.REGISTRY,
+        "how often a failed request of a push is tried again, at least 4",
+        default="0",
+    ),
+    number("image-download-retry", Group.REGISTRY, "the same for pulls", default="0", commands=ALL),
+)

@@ -1,0 +1,68 @@
+"""Where the image goes, and as what."""
+
+from __future__ import annotations
+
+from pybuild.cli.flags.flag import ALL, Group, many, number, switch, text
+
+RESULT_FLAGS = (
+    many(
+        "destination",
+        Group.RESULT,
+        "where the image is pushed: registry/repository:tag",
+        "REFERENCE",
+        short="d",
+        docker=("tag",),
+        commands=ALL,
+    ),
+    switch(
+        "no-push",
+        Group.RESULT,
+        "build only, push no image",
+        environment="KANIKO_NO_PUSH",
+        environment_wins=True,
+        commands=ALL,
+    ),
+    text(
+        "tar-path",
+        Group.RESULT,
+        "also write the image as a docker-load archive",
+        "FILE",
+        old=("tarPath",),
+    ),
+    text("oci-layout-path", Group.RESULT, "also write the image as an OCI layout", "FOLDER"),
+    text("digest-file", Group.RESULT, "write the image's digest to this file", "FILE"),
+    text(
+        "image-name-with-digest-file",
+        Group.RESULT,
+        "write repository@digest, one line a destination",
+        "FILE",
+    ),
+    text(
+        "image-name-tag-with-digest-file",
+        Group.RESULT,
+        "write repository:tag@digest, one line a destination",
+        "FILE",
+    ),
+    text(
+        "compression",
+        Group.RESULT,
+        "how new layers are compressed",
+        "KIND",
+        default="gzip",
+        choices=("gzip", "zstd"),
+        commands=ALL,
+    ),
+    switch(
+        "reproducible",
+        Group.RESULT,
+        "the same bytes for the same input: every time is SOURCE_DATE_EPOCH, or 1970",
+        commands=ALL,
+    ),
+    number(
+        "compression-level",
+        Group.RESULT,
+        "how hard; -1: the fast default",
+        default="-1",
+        commands=ALL,
+    ),
+)

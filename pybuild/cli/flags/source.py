@@ -1,0 +1,71 @@
+"""What is built: context, Dockerfile, arguments."""
+
+from __future__ import annotations
+
+from pybuild.cli.flags.flag import ALL, PULLING, Group, many, pairs, text
+
+SOURCE_FLAGS = (
+    text(
+        "context",
+        Group.SOURCE,
+        "the build context: a folder, dir://, git:// or https://….git#ref",
+        "PATH|URL",
+        short="c",
+        default="/workspace/",
+        commands=ALL,
+    ),
+    text(
+        "context-sub-path",
+        Group.SOURCE,
+        "a folder inside the context that is used as context",
+        "PATH",
+        commands=ALL,
+    ),
+    text(
+        "dockerfile",
+        Group.SOURCE,
+        "the Dockerfile, looked for in the working folder, then in the context",
+        "PATH",
+        short="f",
+        docker=("file",),
+        default="Dockerfile",
+        commands=ALL,
+    ),
+    text(
+        "target",
+        Group.SOURCE,
+        "the stage to build; the last one if not given",
+        "STAGE",
+        commands=ALL,
+    ),
+    many(
+        "build-arg",
+        Group.SOURCE,
+        "a build argument; without a value, the variable of that name",
+        "NAME[=VALUE]",
+        commands=ALL,
+    ),
+    many("label", Group.SOURCE, "a label for the image", "KEY=VALUE", commands=ALL),
+    text(
+        "custom-platform",
+        Group.SOURCE,
+        "the platform to build for; this machine's if not given",
+        "OS/ARCH",
+        docker=("platform",),
+        old=("customPlatform",),
+        commands=PULLING,
+    ),
+    many(
+        "secret",
+        Group.SOURCE,
+        "a secret for RUN --mount=type=secret; without src and env, the variable ID or the file ID",
+        "id=ID[,src=FILE][,env=VAR]",
+    ),
+    pairs(
+        "git",
+        Group.SOURCE,
+        "for a git context: branch, depth, recurse-submodules, single-branch, insecure-skip-tls",
+        "KEY=VALUE",
+        commands=ALL,
+    ),
+)

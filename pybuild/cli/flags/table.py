@@ -1,0 +1,58 @@
+"""One table of all flags: the parser, the help, docs/cli.md and the compatibility test read it.
+
+Names, short names, defaults and value forms are kaniko's. A flag of kaniko that is not carried out
+stays in the table, so that it is refused by name and never silently dropped.
+"""
+
+from __future__ import annotations
+
+from pybuild.cli.flags.build import BUILD_FLAGS
+from pybuild.cli.flags.cache import CACHE_FLAGS
+from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, WARMER, Flag
+from pybuild.cli.flags.log import LOG_FLAGS
+from pybuild.cli.flags.registry import REGISTRY_FLAGS
+from pybuild.cli.flags.result import RESULT_FLAGS
+from pybuild.cli.flags.settled import SETTLED_FLAGS
+from pybuild.cli.flags.source import SOURCE_FLAGS
+from pybuild.cli.flags.warmer import WARMER_FLAGS
+
+FLAGS = (
+    SOURCE_FLAGS
+    + RESULT_FLAGS
+    + REGISTRY_FLAGS
+    + CACHE_FLAGS
+    + BUILD_FLAGS
+    + LOG_FLAGS
+    + WARMER_FLAGS
+    + SETTLED_FLAGS
+)
+
+
+def flags_of(command: str) -> tuple[Flag, ...]:
+    """The flags of "executor", "warmer", "build" or "plan", in the order of the help."""
+    return tuple(flag for flag in FLAGS if command in flag.commands)
+
+
+def long_names(flag: Flag, command: str) -> tuple[str, ...]:
+    """The long names a command takes; the first one is shown.
+
+    kaniko's commands know no others than kaniko's, so that what works here works there too.
+    """
+    if command in (EXECUTOR, WARMER):
+        return (flag.name, *flag.old)
+    return (*flag.docker, flag.name)
+
+
+def short_names(flag: Flag, command: str) -> tuple[str, ...]:
+    """`-t` is what Docker's users type for a tag; the warmer has letters of its own."""
+    if command in (BUILD, PLAN) and flag.name == "destination":
+        return ("t", "d")
+    if command == WARMER:
+        own = {"dockerfile": "d", "cache-dir": "c", "force": "f"}.get(flag.name, flag.short)
+        return (own,) if own else ()
+    return (flag.short,) if flag.short else ()
+
+
+def default_of(flag: Flag, command: str) -> str:
+    """kaniko builds what is mounted at /workspace, our own commands the folder they stand in."""
+    return "." if flag.name == "context" and command in (BUILD, PLAN) else flag.default

@@ -1,0 +1,73 @@
+"""Flags to how registries are reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pybuild.cli.errors import BadFlag
+from pybuild.cli.parse import Values, parted
+
+if TYPE_CHECKING:
+    from pybuild.registry.options import RegistryOptions
+
+
+def registry_options(values: Values) -> RegistryOptions:
+    """How registries are reached. Raises BadFlag for a host map that can't be read."""
+    from pybuild.registry.options import RegistryOptions
+    from pybuild.registry.retry import RetryPolicy
+
+    def switch(name: str) -> bool:  # the warmer has no flags for pushing
+        return name in values.texts and values.switch(name)
+
+    retries = [values.number(name) for name in ("push-retry", "image-download-retry")
+               if name in values.texts]  # fmt: skip
+    policy = RetryPolicy()
+    return RegistryOptions(
+        insecure=frozenset(values.many("insecure-registry")),
+        insecure_push=switch("insecure"),
+        insecure_pull=switch("insecure-pull"),
+        skip_tls_hosts=frozenset(values.many("skip-tls-verify-registry")),
+        skip_tls_push=switch("skip-tls-verify"),
+        # kaniko's --skip-tls-verify is for pulls too, and recipes rely on it.
+        skip_tls_pull=switch("skip-tls-verify-pull") or switch("skip-tls-verify"),
+        mirrors=parted(values.many("registry-mirror"), ","),
+        map=_registry_map(values.many("registry-map")),
+        default_fallback=not switch("skip-default-registry-fallback"),
+        certificates={
+            host: _existing("registry-certificate", file)
+            for host, file in values.pairs("registry-certificate").items()
+        },
+        client_certificates=_client_certificates(values.pairs("registry-client-cert")),
+        retry=RetryPolicy(tries=max([policy.tries, *(count + 1 for count in retries)])),
+    )
+
+
+def _registry_map(texts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """`host=other;host=third`, tried in the order given."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in parted(texts, ";"):
+        host, equals, other = text.partition("=")
+        if not (host and equals and other):
+            raise BadFlag(f"--registry-map can't be {text!r}", hint="HOST=HOST[/PREFIX]")
+        found[host] = (*found.get(host, ()), other)
+    return found
+
+
+def _client_certificates(pairs: Mapping[str, str]) -> dict[str, tuple[Path, Path]]:
+    found = {}
+    for host, text in pairs.items():
+        certificate, comma, key = text.partition(",")
+        if not comma:
+            raise BadFlag(f"--registry-client-cert={host}={text} names no key",
+                          hint=f"{host}=CERTIFICATE,KEY")  # fmt: skip
+        name = "registry-client-cert"
+        found[host] = (_existing(name, certificate), _existing(name, key))
+    return found
+
+
+def _existing(flag: str, file: str) -> Path:
+    if not Path(file).is_file():
+        raise BadFlag(f"--{flag}: there is no file {file}", hint="is its secret mounted?")
+    return Path(file)

@@ -1,0 +1,113 @@
+"""Flags to what is built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Event as Signal
+from typing import TYPE_CHECKING
+
+from pybuild.cli.errors import BadFlag
+from pybuild.cli.parse import Values, parted
+from pybuild.errors import NotCarriedOut
+
+if TYPE_CHECKING:
+    from pybuild.context.open import ContextOptions, GitOptions
+    from pybuild.image.platform import Platform
+
+
+def build_args(values: Values, environment: Mapping[str, str]) -> dict[str, str]:
+    """`NAME=VALUE`, or `NAME` for the variable of that name. Raises BadFlag where there is none."""
+    found = {}
+    for text in values.many("build-arg"):
+        name, equals, value = text.partition("=")
+        if not name:
+            raise BadFlag(f"--build-arg={text} names no argument", hint="NAME=VALUE")
+        if not equals:
+            if name not in environment:
+                raise BadFlag(
+                    f"--build-arg={name} has no value, and no variable of that name is set",
+                    hint=f"write --build-arg={name}=VALUE, or --build-arg={name}= for an empty one",
+                )
+            value = environment[name]
+        found[name] = value
+    return found
+
+
+def labels(values: Values) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for text in values.many("label"):
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise BadFlag(f"--label can't be {text!r}", hint="KEY=VALUE")
+        found[key] = value
+    return tuple(found.items())
+
+
+def target(values: Values) -> str:
+    """The one stage asked for; kaniko's list of several is refused."""
+    names = parted(values.many("target"), ",")
+    if len(names) > 1:
+        raise NotCarriedOut(
+            "more than one --target is not carried out yet", hint="build them apart"
+        )
+    return names[0] if names else ""
+
+
+def platform(values: Values) -> Platform:
+    from pybuild.image.platform import parse_platform
+
+    text = values.text("custom-platform")
+    return parse_platform(text) if text else machine_platform()
+
+
+def machine_platform() -> Platform:
+    from pybuild.image.platform import platform_of_machine
+
+    return platform_of_machine(os.uname().machine)
+
+
+def context_options(
+    values: Values, directory: Path, environment: Mapping[str, str], cancelled: Signal
+) -> ContextOptions:
+    from pybuild.context.open import ContextOptions
+
+    keep = build_args(values, environment).get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "0")
+    return ContextOptions(
+        directory,
+        sub_path=values.text("context-sub-path"),
+        environment=environment,
+        git=_git_options(values.pairs("git")),
+        keep_git_dir=keep in ("1", "true"),
+        cancelled=cancelled,
+    )
+
+
+_GIT_KEYS = ("branch", "single-branch", "recurse-submodules", "insecure-skip-tls", "depth")
+
+
+def _git_options(pairs: Mapping[str, str]) -> GitOptions:
+    from pybuild.context.open import GitOptions
+
+    for key in pairs:
+        if key not in _GIT_KEYS:
+            raise BadFlag(f"--git has no key {key!r}", hint=f"one of {', '.join(_GIT_KEYS)}")
+    depth = pairs.get("depth", "1")
+    if not (depth.isascii() and depth.isdigit()):
+        raise BadFlag(f"--git=depth={depth} is no number", hint="0 fetches the whole history")
+    submodules = pairs.get("recurse-submodules")
+    return GitOptions(
+        branch=pairs.get("branch", ""),
+        single_branch=_is_true(pairs, "single-branch"),
+        recurse_submodules=None if submodules is None else _is_true(pairs, "recurse-submodules"),
+        insecure_skip_tls=_is_true(pairs, "insecure-skip-tls"),
+        depth=int(depth),
+    )
+
+
+def _is_true(pairs: Mapping[str, str], key: str) -> bool:
+    text = pairs.get(key, "false").lower()
+    if text not in ("true", "false", "1", "0", "t", "f"):
+        raise BadFlag(f"--git={key}={pairs[key]} is neither true nor false")
+    return text in ("true", "1", "t")
