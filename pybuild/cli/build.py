@@ -143,7 +143,7 @@ def _build(job: Job, sink: EventSink, stop: Stop) -> int:
     from pybuild.executor.build import build
 
     with _prepared(job, sink, stop) as (request, services):
-        files = outputs(job.values, request.destinations)
+        files = outputs(job.values, request.destinations, job.environment)
         result = build(request, services, files.write_image)
         files.write_digests(result)
         told = (job.values.text(name) for name in DIGEST_FILES if job.values.text(name))
@@ -219,6 +219,8 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             single_snapshot=values.switch("single-snapshot"),
             epoch=epoch,
             parallel=build_options.parallel(values),
+            family=result_options.family(values),
+            annotations=result_options.image_annotations(values),
         )
         services = Services(
             client,
@@ -316,9 +318,10 @@ def _kept(job: Job) -> Iterator[Path]:
 
     values, environment = job.values, job.environment
     for name in OUTPUT_FLAGS:
-        if values.text(name):
+        if values.text(name) and not values.text(name).startswith("https://"):
             yield Path(values.text(name)).absolute().parent
-    named = [environment.get("DOCKER_CONFIG", ""), values.text("cache-dir")]
+    named = [environment.get(name, "") for name in ("DOCKER_CONFIG", "BUILDER_OUTPUT")]
+    named.append(values.text("cache-dir"))
     yield from (Path(name) for name in named if name and Path(name).exists())
     yield _mount_caches(job)
     yield Path.home() / ".docker"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pybuild.cli.errors import BadFlag
 from pybuild.cli.parse import Values
-from pybuild.errors import NotCarriedOut
 
 if TYPE_CHECKING:
     from pybuild.image.reference import Reference
-    from pybuild.output.files import Outputs
+    from pybuild.output.files import Outputs, Url
 
 DIGEST_FILES = ("digest-file", "image-name-with-digest-file", "image-name-tag-with-digest-file")
 OUTPUT_FLAGS = ("tar-path", "oci-layout-path", *DIGEST_FILES)
@@ -20,10 +20,12 @@ _FOLDERS = ("oci-layout-path",)
 _NAMELESS = "unset-repo/unset-image-name"  # what kaniko writes into an archive without a name
 
 
-def outputs(values: Values, destinations: Sequence[Reference]) -> Outputs:
+def outputs(
+    values: Values, destinations: Sequence[Reference], environment: Mapping[str, str]
+) -> Outputs:
     """What is to be written; finds before the build what could not be written after it.
 
-    Raises NotCarriedOut for a digest sent to a URL, OutputFailed for what can't be written.
+    Raises BadFlag for a plain http:// address, OutputFailed for what can't be written.
     """
     from pybuild.image.reference import parse_reference
     from pybuild.output.files import OutputFailed, Outputs
@@ -31,9 +33,6 @@ def outputs(values: Values, destinations: Sequence[Reference]) -> Outputs:
     def path(name: str) -> Path | None:
         return Path(values.text(name)) if values.text(name) else None
 
-    for name in DIGEST_FILES:
-        if values.text(name).startswith(("https://", "http://")):
-            raise NotCarriedOut(f"--{name} to a URL is not carried out yet", hint="name a file")
     archive = path("tar-path")
     if archive is not None and not archive.absolute().parent.is_dir():
         raise OutputFailed(
@@ -41,17 +40,33 @@ def outputs(values: Values, destinations: Sequence[Reference]) -> Outputs:
             hint="make it first",
         )
     for name in OUTPUT_FLAGS:
-        if (file := path(name)) is not None:
-            _check_place(name, file.absolute())
+        if (file := path(name)) is not None and _address(values, name) is None:
+            _check_place(f"--{name}", file.absolute())
+    images = environment.get("BUILDER_OUTPUT", "")
+    if images:
+        _check_place("BUILDER_OUTPUT", Path(images).absolute() / "images")
+    digest, named, tagged = (_address(values, name) or path(name) for name in DIGEST_FILES)
     return Outputs(
         archive,
         path("oci-layout-path"),
-        path("digest-file"),
-        path("image-name-with-digest-file"),
-        path("image-name-tag-with-digest-file"),
+        digest,
+        named,
+        tagged,
+        Path(images) / "images" if images else None,
         tuple(destinations) or (parse_reference(_NAMELESS),),
         tuple(destinations),
     )
+
+
+def _address(values: Values, name: str) -> Url | None:
+    from pybuild.output.files import Url
+
+    text = values.text(name)
+    if text.startswith("http://"):
+        raise BadFlag(
+            f"--{name} sends nothing over plain HTTP", hint="an https:// address, or a file"
+        )
+    return Url(text) if text.startswith("https://") else None
 
 
 def _check_place(flag: str, path: Path) -> None:
@@ -59,7 +74,7 @@ def _check_place(flag: str, path: Path) -> None:
     from pybuild.output.files import OutputFailed
 
     problem = ""
-    if flag in _FOLDERS:
+    if flag.removeprefix("--") in _FOLDERS:
         if path.exists() and not path.is_dir():
             problem = "is no folder"
     elif path.is_dir():
@@ -72,4 +87,4 @@ def _check_place(flag: str, path: Path) -> None:
     if not problem and not os.access(above, os.W_OK):
         problem = f"can't be written by this user ({above})"
     if problem:
-        raise OutputFailed(f"--{flag}={path}: this {problem}", hint="name another place")
+        raise OutputFailed(f"{flag}={path}: this {problem}", hint="name another place")

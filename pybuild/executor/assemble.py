@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from pybuild.executor.stack import LayerOrigin, Stack, StackLayer, chain_of
 from pybuild.executor.state import StageState
 from pybuild.image.config import History, ImageConfig
-from pybuild.image.descriptor import Descriptor
+from pybuild.image.descriptor import Annotations, Descriptor
 from pybuild.image.digest import digest_of
 from pybuild.image.image import Image
 from pybuild.image.layer import Layer, chain_id
 from pybuild.image.manifest import make_manifest
-from pybuild.image.media_type import DOCKER_CONFIG, OCI_CONFIG, Family
+from pybuild.image.media_type import DOCKER_CONFIG, OCI_CONFIG, Family, in_family
 from pybuild.layer.changes import Change
 from pybuild.plan.steps import Step
 from pybuild.rootfs.entry import Entry, Kind
@@ -34,9 +36,11 @@ def assemble(
     *,
     family: Family,
     squash: bool,
+    annotations: Annotations = (),
 ) -> Image:
     """`config` has the base's history and diff IDs; `steps` are all that came on top, in order,
-    each with the layer it gave."""
+    each with the layer it gave. Layers of another family keep their bytes and change their media
+    type."""
     for step, layer in steps:
         line = History(
             config.created, step.created_by, _COMMENT, empty_layer=layer is None or squash
@@ -52,9 +56,15 @@ def assemble(
     raw = config.to_json()
     media_type = OCI_CONFIG if family is Family.OCI else DOCKER_CONFIG
     descriptor = Descriptor(media_type, digest_of(raw), len(raw))
-    layers = tuple(layer.layer for layer in stack)
-    manifest = make_manifest(descriptor, (layer.descriptor for layer in layers), family)
+    layers = tuple(_in_family(layer.layer, family) for layer in stack)
+    blobs = (layer.descriptor for layer in layers)
+    manifest = make_manifest(descriptor, blobs, family, annotations=annotations)
     return Image(config, raw, manifest, layers)
+
+
+def _in_family(layer: Layer, family: Family) -> Layer:
+    media_type = in_family(layer.descriptor.media_type, family)
+    return replace(layer, descriptor=replace(layer.descriptor, media_type=media_type))
 
 
 def too_many_layers(image: Image, own: int) -> str:

@@ -310,12 +310,13 @@ class _Build:
         )
 
     def _family(self) -> Family:
-        """The image keeps to its base's family; scratch gives Docker's, as kaniko has it."""
+        """The one asked for, else that of the base; scratch gives Docker's, as kaniko has it."""
+        if self.request.family is not None:
+            return self.request.family
         first = self.prepared.plan.stage(self.lineage[0])
         if isinstance(first.origin, FromImage):
             return self.prepared.images[first.origin.request].manifest.family
-        compression = self.request.compression.compression.value
-        return Family.OCI if compression == "zstd" else Family.DOCKER
+        return Family.DOCKER
 
     def _on_layer(self, stage: StagePlan, layer: StackLayer) -> None:
         if stage.number in self.lineage and not self.request.single_snapshot:
@@ -357,6 +358,7 @@ class _Build:
             stack,
             steps,
             family=self._family(),
+            annotations=self.request.annotations,
             squash=self.request.single_snapshot,
         )
         if warning := too_many_layers(image, len(stack) - len(base.diff_ids)):

@@ -17,7 +17,9 @@ from pybuild.events import (
 )
 from pybuild.executor.mount_cache import MountCaches
 from pybuild.executor.workspace import Workspace
+from pybuild.image.descriptor import Annotations
 from pybuild.image.image import Image
+from pybuild.image.media_type import Family
 from pybuild.image.platform import Platform
 from pybuild.image.reference import Reference
 from pybuild.isolation.command import Isolation, Secret
@@ -45,6 +47,8 @@ class BuildRequest(Struct, frozen=True):
     single_snapshot: bool = False
     epoch: int | None = None
     parallel: int = 4
+    family: Family | None = None  # of the manifest; None: that of the base
+    annotations: Annotations = ()  # of the manifest; only OCI's have any
 
 
 class OpenIsolation(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,15 +23,33 @@ class OutputFailed(InputError):
     code = "output-failed"
 
 
+class Url(Struct, frozen=True):
+    """An https:// address that takes a text by HTTP PUT."""
+
+    text: str
+
+    def __str__(self) -> str:
+        """Without what may be secret in it: user, password and query."""
+        from urllib.parse import urlsplit
+
+        parts = urlsplit(self.text)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    def __repr__(self) -> str:
+        return f"Url({self})"
+
+
 class Outputs(Struct, frozen=True):
     """Where to write what; None: not asked for. `tags` name the image inside an archive,
-    `destinations` are what the name files tell, pushed or not."""
+    `destinations` are what the name files tell, pushed or not. `images_file` gets a JSON object
+    for each destination, a line each: what Google's builders read from $BUILDER_OUTPUT."""
 
     archive: Path | None = None
     layout: Path | None = None
-    digest_file: Path | None = None
-    name_with_digest_file: Path | None = None
-    name_tag_with_digest_file: Path | None = None
+    digest_file: Path | Url | None = None
+    name_with_digest_file: Path | Url | None = None
+    name_tag_with_digest_file: Path | Url | None = None
+    images_file: Path | None = None
     tags: tuple[Reference, ...] = ()
     destinations: tuple[Reference, ...] = ()
 
@@ -66,8 +85,13 @@ class Outputs(Struct, frozen=True):
 
         from pybuild.store.errors import writing
 
-        for path in (self.digest_file, self.name_with_digest_file, self.name_tag_with_digest_file):
-            if path is not None and (path.is_file() or not path.exists()):
+        for path in (
+            self.digest_file,
+            self.name_with_digest_file,
+            self.name_tag_with_digest_file,
+            self.images_file,
+        ):
+            if isinstance(path, Path) and (path.is_file() or not path.exists()):
                 with writing(path):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with TemporaryFile(dir=path.parent) as file:
@@ -81,16 +105,24 @@ class Outputs(Struct, frozen=True):
         write_digest_file(self.name_with_digest_file, names)
         tagged = _lines([f"{ref.name}:{ref.tag}@{digest}" for ref in self.destinations])
         write_digest_file(self.name_tag_with_digest_file, tagged)
+        images = [
+            json.dumps({"name": f"{ref.name}:{ref.tag}", "digest": str(digest)})
+            for ref in self.destinations
+        ]
+        write_digest_file(self.images_file, _lines(images))
 
 
 def _lines(lines: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def write_digest_file(path: Path | None, text: str) -> None:
-    """Makes missing folders on the way; replaces the file as a whole. Raises OutputNotWritable,
-    OSError for a full disk."""
+def write_digest_file(path: Path | Url | None, text: str) -> None:
+    """Makes missing folders on the way; replaces the file as a whole. Raises OutputFailed,
+    OutputNotWritable, OSError for a full disk."""
     if path is None:
+        return
+    if isinstance(path, Url):
+        _put(path, text)
         return
     from pybuild.store.blobs import beside
     from pybuild.store.errors import writing
@@ -101,3 +133,28 @@ def write_digest_file(path: Path | None, text: str) -> None:
             return
         with beside(path) as (_, file):
             file.write(text.encode())
+
+
+_PUT_SECONDS = 30
+
+
+def _put(url: Url, text: str) -> None:
+    import requests
+
+    try:
+        reply = requests.put(
+            url.text,
+            data=text.encode(),
+            headers={"Content-Type": "text/plain"},
+            timeout=_PUT_SECONDS,
+        )
+    except requests.RequestException as error:
+        raise OutputFailed(
+            f"the digest could not be sent to {url}: {type(error).__name__}",
+            hint="the image is pushed; is the address right, and its certificate trusted?",
+        ) from error
+    if not reply.ok:
+        raise OutputFailed(
+            f"the digest could not be sent to {url}: it answered {reply.status_code}",
+            hint="the image is pushed; does the address take a PUT?",
+        )

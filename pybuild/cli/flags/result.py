@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pybuild.cli.flags.flag import ALL, Group, many, number, switch, text
+from pybuild.cli.flags.flag import ALL, Group, many, number, pairs, switch, text
 
 RESULT_FLAGS = (
     many(
@@ -50,6 +50,22 @@ RESULT_FLAGS = (
         "KIND",
         default="gzip",
         choices=("gzip", "zstd"),
+        commands=ALL,
+    ),
+    text(
+        "image-format",
+        Group.RESULT,
+        "which manifest is written; the base's if not given, oci where --compression=zstd or "
+        "--annotation asks for what only OCI has",
+        "KIND",
+        choices=("docker", "oci"),
+        commands=ALL,
+    ),
+    pairs(
+        "annotation",
+        Group.RESULT,
+        "an annotation of the manifest",
+        "KEY=VALUE",
         commands=ALL,
     ),
     switch(

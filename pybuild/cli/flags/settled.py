@@ -2,30 +2,71 @@
 
 from __future__ import annotations
 
-from pybuild.cli.flags.flag import Group, Kind, refused, refused_switch
+from pybuild.cli.flags.flag import (
+    Group,
+    refused,
+    refused_switch,
+    settled,
+    settled_switch,
+)
 
-_ALWAYS = ("true", "false")
+_EXACT = "changes are always found exactly, without reading what did not change"
+_PUT_BACK = "everything is always put back as it was"
 SETTLED_FLAGS = (
-    refused("bucket", Group.BUILD, "the bucket of a context", short="b"),
-    refused(
-        "annotation", Group.BUILD, "an annotation of the manifest", repeatable=True, kind=Kind.PAIR
-    ),
-    refused(
+    settled(
         "snapshot-mode",
         Group.BUILD,
         "how changes are found",
+        "MODE",
         default="full",
         old=("snapshotMode",),
-        harmless=("full", "redo", "time"),
-        why="changes are always found exactly, without reading what did not change",
+        choices=("full", "redo", "time"),
+        harmless=("full",),
+        why=_EXACT,
     ),
-    refused_switch(
-        "use-new-run",
+    settled_switch("use-new-run", Group.BUILD, "find changes by their times", why=_EXACT),
+    settled_switch(
+        "compressed-caching",
         Group.BUILD,
-        "find changes by their times",
-        harmless=_ALWAYS,
-        why="changes are always found exactly, without reading what did not change",
+        "keep compressed layers in memory",
+        default="true",
+        why="layers are never kept in memory",
     ),
+    settled_switch(
+        "skip-unused-stages",
+        Group.BUILD,
+        "leave out stages that nothing needs",
+        harmless=("true",),
+        why="stages that nothing needs are never built",
+    ),
+    settled_switch(
+        "force-build-metadata",
+        Group.BUILD,
+        "a layer for each metadata instruction",
+        why="each instruction is in the image's history, and none makes an empty layer",
+    ),
+    settled_switch(
+        "cleanup",
+        Group.BUILD,
+        "delete the root file system at the end",
+        environment="KANIKO_CLEANUP",
+        why=_PUT_BACK,
+    ),
+    settled_switch(
+        "pre-cleanup",
+        Group.BUILD,
+        "delete the root file system first",
+        environment="KANIKO_PRE_CLEANUP",
+        why="a build never sees the container's own files",
+    ),
+    settled_switch(
+        "preserve-context",
+        Group.BUILD,
+        "put the root file system back at the end",
+        environment="KANIKO_PRESERVE_CONTEXT",
+        why=_PUT_BACK,
+    ),
+    refused("bucket", Group.BUILD, "the bucket of a context", short="b"),
     refused_switch(
         "cache-copy-layers",
         Group.BUILD,
@@ -41,73 +82,6 @@ SETTLED_FLAGS = (
         harmless=("true",),
     ),
     refused_switch(
-        "compressed-caching",
-        Group.BUILD,
-        "keep compressed layers in memory",
-        default="true",
-        harmless=_ALWAYS,
-        why="layers are never kept in memory",
-    ),
-    refused_switch(
-        "skip-unused-stages",
-        Group.BUILD,
-        "leave out stages that nothing needs",
-        harmless=_ALWAYS,
-        why="stages that nothing needs are never built",
-    ),
-    refused_switch(
-        "cleanup",
-        Group.BUILD,
-        "delete the root file system at the end",
-        harmless=_ALWAYS,
-        environment="KANIKO_CLEANUP",
-        why="everything is always put back as it was",
-    ),
-    refused_switch(
-        "ignore-var-run",
-        Group.BUILD,
-        "leave /var/run out of the image",
-        default="true",
-        old=("whitelist-var-run",),
-        harmless=("false",),
-    ),
-    refused(
-        "image-fs-extract-retry",
-        Group.BUILD,
-        "retries of the base image",
-        default="0",
-        harmless=("0",),
-        why="broken downloads are always resumed",
-        kind=Kind.NUMBER,
-    ),
-    refused("image-format", Group.BUILD, "docker or oci"),
-    refused_switch(
-        "pre-cleanup",
-        Group.BUILD,
-        "delete the root file system first",
-        environment="KANIKO_PRE_CLEANUP",
-    ),
-    refused_switch(
-        "preserve-context",
-        Group.BUILD,
-        "put the root file system back at the end",
-        environment="KANIKO_PRESERVE_CONTEXT",
-        harmless=_ALWAYS,
-        why="everything is always put back as it was",
-    ),
-    refused_switch(
-        "materialize",
-        Group.BUILD,
-        "unpack the image even if all of it was cached",
-    ),
-    refused_switch(
-        "dryrun",
-        Group.BUILD,
-        "only print a plan",
-        why="use `pybuild plan`",
-    ),
-    refused("ignore-path", Group.BUILD, "a path that never gets into the image", repeatable=True),
-    refused_switch(
         "push-ignore-immutable-tag-errors",
         Group.BUILD,
         "a tag that can't be moved is no failure",
@@ -119,10 +93,5 @@ SETTLED_FLAGS = (
     ),
     refused(
         "credential-helpers", Group.REGISTRY, "which credential helpers are asked", repeatable=True
-    ),
-    refused_switch(
-        "force-build-metadata",
-        Group.BUILD,
-        "a layer for each metadata instruction",
     ),
 )

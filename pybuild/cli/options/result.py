@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pybuild.cli.errors import BadFlag, NoDestination
+from pybuild.cli.errors import BadFlag, FlagsContradict, NoDestination
 from pybuild.cli.options.source import build_args
 from pybuild.cli.parse import Values
 
 if TYPE_CHECKING:
+    from pybuild.image.descriptor import Annotations
+    from pybuild.image.media_type import Family
     from pybuild.image.reference import Reference
     from pybuild.layer.compress import CompressionOptions
 
@@ -42,6 +44,32 @@ def epoch(values: Values, environment: Mapping[str, str]) -> int | None:
     if not (text.isascii() and text.isdigit()):
         raise BadFlag(f"SOURCE_DATE_EPOCH can't be {text!r}", hint="seconds since 1970")
     return int(text)
+
+
+def image_annotations(values: Values) -> Annotations:
+    return tuple(sorted(values.pairs("annotation").items()))
+
+
+def family(values: Values) -> Family | None:
+    """The one that --image-format asks for, or that the other flags need; None: the base's. Raises
+    FlagsContradict."""
+    from pybuild.image.media_type import Family
+
+    asked = values.text("image-format")
+    needs_oci = {
+        "--compression=zstd": values.text("compression") == "zstd",
+        "--annotation": bool(values.pairs("annotation")),
+    }
+    for flag, given in needs_oci.items():
+        if given and asked == Family.DOCKER.value:
+            raise FlagsContradict(
+                f"{flag} asks for what Docker's manifest has not, and --image-format=docker for "
+                "that manifest",
+                hint="leave out one of them; every registry and engine of today takes oci",
+            )
+    if any(needs_oci.values()):
+        return Family.OCI
+    return Family(asked) if asked else None
 
 
 def compression(values: Values, epoch: int | None) -> CompressionOptions:

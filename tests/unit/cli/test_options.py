@@ -16,8 +16,9 @@ from pybuild.cli.options import source as of_source
 from pybuild.cli.outputs import outputs
 from pybuild.cli.parse import Values, parse_flags
 from pybuild.errors import InputError, NotCarriedOut, PybuildError
+from pybuild.image.media_type import Family
 from pybuild.layer.compress import Compression, CompressionOptions
-from pybuild.output.files import OutputFailed
+from pybuild.output.files import OutputFailed, Url
 
 
 def parse(*argv: str, command: str = EXECUTOR) -> Values:
@@ -178,13 +179,51 @@ def test_git_options(tmp_path: Path) -> None:
 
 
 def test_outputs(tmp_path: Path) -> None:
-    found = outputs(parse(f"--tar-path={tmp_path}/i.tar", "--digest-file=d"), ())
+    found = outputs(parse(f"--tar-path={tmp_path}/i.tar", "--digest-file=d"), (), {})
     assert found.archive == tmp_path / "i.tar" and found.digest_file == Path("d")
     assert [str(tag) for tag in found.tags] == ["docker.io/unset-repo/unset-image-name:latest"]
     with pytest.raises(OutputFailed):
-        outputs(parse(f"--tar-path={tmp_path}/none/i.tar"), ())
-    with pytest.raises(NotCarriedOut):
-        outputs(parse("--digest-file=https://x/y"), ())
+        outputs(parse(f"--tar-path={tmp_path}/none/i.tar"), (), {})
+    address = "https://me:secret@x.example.com/y?signature=secret"
+    url = outputs(parse(f"--digest-file={address}"), (), {}).digest_file
+    assert isinstance(url, Url) and url.text == address
+    assert str(url) == "https://x.example.com/y" and "secret" not in repr(url)
+    with pytest.raises(BadFlag):
+        outputs(parse("--digest-file=http://x/y"), (), {})
+    found = outputs(parse(), (), {"BUILDER_OUTPUT": str(tmp_path)})
+    assert found.images_file == tmp_path / "images"
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputFailed, match="BUILDER_OUTPUT"):
+        outputs(parse(), (), {"BUILDER_OUTPUT": str(tmp_path / "file")})
+
+
+@pytest.mark.parametrize(
+    ("argv", "family", "annotations"),
+    [
+        pytest.param((), None, (), id="the base's"),
+        pytest.param(("--image-format=docker",), Family.DOCKER, (), id="docker"),
+        pytest.param(("--image-format=oci",), Family.OCI, (), id="oci"),
+        pytest.param(("--compression=zstd",), Family.OCI, (), id="zstd is in no other"),
+        pytest.param(
+            ("--annotation=b=2=3", "--annotation", "a=1"),
+            Family.OCI,
+            (("a", "1"), ("b", "2=3")),
+            id="annotations are in no other",
+        ),
+    ],
+)
+def test_what_the_manifest_is(
+    argv: tuple[str, ...], family: Family | None, annotations: tuple[tuple[str, str], ...]
+) -> None:
+    values = parse(*argv)
+    assert of_result.family(values) is family
+    assert of_result.image_annotations(values) == annotations
+
+
+@pytest.mark.parametrize("flag", ["--compression=zstd", "--annotation=a=b"])
+def test_docker_s_manifest_has_neither_zstd_nor_annotations(flag: str) -> None:
+    with pytest.raises(FlagsContradict, match="image-format=docker"):
+        of_result.family(parse(flag, "--image-format=docker"))
 
 
 @pytest.mark.parametrize(

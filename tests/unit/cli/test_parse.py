@@ -78,7 +78,6 @@ def test_typed_values() -> None:
         pytest.param(["--registry-certificate=x"], BadFlag, "'x'", "HOST=FILE", id="pair"),
         pytest.param(["--snapshot-mode=fast"], NotCarriedOut, "-mode=fast", "", id="mode"),
         pytest.param(["--dryrun"], NotCarriedOut, "--dryrun", "pybuild plan", id="dry run"),
-        pytest.param(["--annotation=a=b"], NotCarriedOut, "--annotation", "", id="annotation"),
     ],
 )  # fmt: skip
 def test_mistakes(argv: list[str], error: type[PybuildError], message: str, hint: str) -> None:
