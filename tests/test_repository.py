@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parent.parent
-TEMPLATES = sorted((REPOSITORY / "pod-templates").glob("**/*.yaml"))
+TEMPLATES = sorted((REPOSITORY / "pod-templates/jenkins").glob("*.yaml"))
 KUBERNETES = ("1.28", "1.31", "1.34", kubernetes_validate.latest_version())
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 
