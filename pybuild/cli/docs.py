@@ -118,7 +118,7 @@ def cli_page() -> str:
         head = ["| flag | commands | default | meaning |", "|---|---|---|---|"]
         parts.append(f"### {group.value}\n\n" + "\n".join([*head, *rows]) + "\n")
     parts += [_without_effect(), _refused(), _variables(), _CONTEXTS, _STREAMS]
-    return "\n".join(parts)
+    return "\n".join(part for part in parts if part)
 
 
 def _row(flag: Flag) -> str:
@@ -145,27 +145,35 @@ def _escaped(text: str) -> str:
 
 def _without_effect() -> str:
     rows = [
-        f"| `--{flag.name}` | {', '.join(f'`{value}`' for value in flag.harmless)} | {flag.why} |"
+        f"| {_long(flag)} | {', '.join(f'`{value}`' for value in flag.harmless)} | {flag.why} |"
         for flag in FLAGS
-        if not flag.carried_out and flag.harmless and flag.why and flag.name != "dryrun"
+        if not flag.carried_out and flag.why
     ]
-    text = "These flags of kaniko are taken and change nothing, and the log says so:\n"
-    return "\n".join([f"### Without effect\n\n{text}", "| flag | values | why |", "|---|---|---|",
-                      *rows]) + "\n"  # fmt: skip
+    text = (
+        "These flags of kaniko are taken and change nothing. With another value than the one that "
+        "says what\nhappens anyway, one line of the log says what happens instead:\n"
+    )
+    head = ["| flag | what happens anyway | instead of another value |", "|---|---|---|"]
+    return "\n".join([f"### Without effect\n\n{text}", *head, *rows]) + "\n"
 
 
 def _refused() -> str:
     rows = []
     for flag in FLAGS:
-        if flag.carried_out or (flag.why and flag.kind is Kind.BOOLEAN and len(flag.harmless) == 2):
-            continue
-        taken = ", ".join(f"`{value}`" for value in flag.harmless) or "none"
-        rows.append(f"| `--{flag.name}` | {flag.help} | {taken} |")
+        if not flag.carried_out and not flag.why:
+            taken = ", ".join(f"`{value}`" for value in flag.harmless) or "none"
+            rows.append(f"| {_long(flag)} | {flag.help} | {taken} |")
+    if not rows:
+        return ""
     text = (
         "These flags of kaniko are known and answer `not-carried-out`, but for the values named:\n"
     )
     head = ["| flag | meaning | values taken |", "|---|---|---|"]
     return "\n".join([f"### Not carried out yet\n\n{text}", *head, *rows]) + "\n"
+
+
+def _long(flag: Flag) -> str:
+    return ", ".join(f"`--{name}`" for name in (flag.name, *flag.old))
 
 
 def _variables() -> str:

@@ -100,8 +100,3 @@ def _default(flag: Flag, command: str) -> str:
     if default and default != "false" and not flag.repeatable:
         parts.append(f"default {default}")
     return f" ({'; '.join(parts)})" if parts else ""
-
-
-def kaniko_differences() -> Iterator[Flag]:
-    """kaniko's flags that are known but not carried out, for the documents."""
-    return (flag for flag in flags_of(EXECUTOR) if not flag.carried_out)

@@ -159,8 +159,10 @@ def _checked(flag: Flag, shown: str, value: str) -> str:
         raise bad("a whole number")
     if flag.kind is Kind.PAIR and not (value.partition("=")[0] and "=" in value):
         raise bad(f"{flag.value}, with an equals sign")
-    if flag.choices and value not in flag.choices:
-        raise bad(f"one of {', '.join(flag.choices)}")
+    if flag.choices:
+        if value.lower() not in flag.choices:
+            raise bad(f"one of {', '.join(flag.choices)}")
+        return value.lower()
     if flag.kind is Kind.DURATION:
         parse_duration(value, shown)
     if flag.kind is Kind.BOOLEAN:
@@ -183,14 +185,16 @@ def _from_environment(
 
 
 def _effect(flag: Flag, values: Sequence[str] | None) -> str:
-    """ "" for a flag that is carried out, else what to tell; raises NotCarriedOut."""
-    if flag.carried_out or values is None:
+    """ "" for a flag that is carried out, or says what happens anyway; else what to tell. Raises
+    NotCarriedOut."""
+    last = values[-1] if values else ""
+    if flag.carried_out or not values or last in flag.harmless:
         return ""
-    for value in values:
-        if value not in flag.harmless:
-            hint = flag.why or f"build without --{flag.name}, or with another builder"
-            raise NotCarriedOut(f"--{flag.name}={value} is not carried out yet", hint=hint)
-    return f"--{flag.name} changes nothing here: {flag.why}" if flag.why else ""
+    if flag.why:
+        shown = "" if flag.kind is Kind.BOOLEAN and last == "true" else f"={last}"
+        return f"--{flag.name}{shown} changes nothing here: {flag.why}"
+    hint = f"build without --{flag.name}, or with another builder"
+    raise NotCarriedOut(f"--{flag.name}={last} is not carried out yet", hint=hint)
 
 
 def parse_duration(text: str, shown: str = "the duration") -> float:

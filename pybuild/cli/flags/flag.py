@@ -37,8 +37,9 @@ class Flag(Struct, frozen=True):
     `value` names the value in the help; `environment` is a variable that gives the value where
     the flag is not given (`environment_wins`: also where it is, as kaniko has it for that one);
     `docker` holds spellings of our own commands, `old` kaniko's former ones.
-    `carried_out` False: only the values in `harmless` are taken, since the build does just that
-    anyway; any other answers "not carried out yet". `why` says in one sentence what happens then.
+    `carried_out` False: a flag of kaniko's that has no work to do. Values in `harmless` say what
+    happens anyway; any other is told of in one line that ends in `why`, what happens instead, or
+    answers "not carried out yet" where there is no `why`.
     """
 
     name: str
@@ -66,5 +67,5 @@ many = partial(Flag, kind=Kind.TEXT, repeatable=True)
 pairs = partial(Flag, kind=Kind.PAIR, repeatable=True)
 switch = partial(Flag, kind=Kind.BOOLEAN, default="false", value="")
 number = partial(Flag, kind=Kind.NUMBER, value="N")
-refused = partial(Flag, carried_out=False)
-refused_switch = partial(switch, carried_out=False, harmless=("false",))
+settled = refused = partial(Flag, carried_out=False)
+settled_switch = refused_switch = partial(switch, carried_out=False, harmless=("false",))

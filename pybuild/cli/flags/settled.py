@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from pybuild.cli.flags.flag import (
-    Group,
-    refused,
-    refused_switch,
-    settled,
-    settled_switch,
-)
+from pybuild.cli.flags.flag import Group, refused, refused_switch, settled, settled_switch
 
 _EXACT = "changes are always found exactly, without reading what did not change"
 _PUT_BACK = "everything is always put back as it was"
@@ -67,11 +61,11 @@ SETTLED_FLAGS = (
         why=_PUT_BACK,
     ),
     refused("bucket", Group.BUILD, "the bucket of a context", short="b"),
-    refused_switch(
+    settled_switch(
         "cache-copy-layers",
         Group.BUILD,
         "also cache COPY",
-        harmless=_ALWAYS,
+        harmless=("true",),
         why="with --cache, COPY layers are always cached",
     ),
     refused_switch(

@@ -31,10 +31,11 @@ SOURCE_FLAGS = (
         default="Dockerfile",
         commands=ALL,
     ),
-    text(
+    many(
         "target",
         Group.SOURCE,
-        "the stage to build; the last one if not given",
+        "the stage to build, the last one if not given; of several, also parted by commas, all are "
+        "built and the first is the image",
         "STAGE",
         commands=ALL,
     ),
@@ -60,6 +61,7 @@ SOURCE_FLAGS = (
         Group.SOURCE,
         "a secret for RUN --mount=type=secret; without src and env, the variable ID or the file ID",
         "id=ID[,src=FILE][,env=VAR]",
+        commands=ALL,
     ),
     pairs(
         "git",
