@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 
 COPY_CHUNK = 1 << 20
 
@@ -62,18 +63,32 @@ def move_out(source: str, target: str, kept: Kept, links: Links | None = None) -
     copy_attributes(source, target, before)
 
 
-def move_in(source: str, target: str, links: Links | None = None) -> None:
-    """The opposite: `target` gets the attributes that `source` keeps, and `source` is emptied. What
-    is there already stays, as a directory that leads to something kept."""
+class Twice(Enum):
+    """Of a file that a move which was cut off left on both sides, which one is whole."""
+
+    SOURCE = "source"
+    TARGET = "target"
+
+
+def move_in(
+    source: str, target: str, links: Links | None = None, *, whole: Twice = Twice.SOURCE
+) -> None:
+    """The opposite: `target` gets the attributes that `source` keeps, and `source` is emptied.
+    Directories that are there already stay, as those that lead to something kept."""
     links = {} if links is None else links
     before = os.lstat(source)
     for name in sorted(os.listdir(source)):
         here = f"{source}/{name}"
         there = f"{target.rstrip('/')}/{name}"
         if _is_directory(here) and _is_directory(there):
-            move_in(here, there, links)
+            move_in(here, there, links, whole=whole)
             os.rmdir(here)
+        elif not os.path.lexists(there):
+            move(here, there, links)
+        elif whole is Twice.TARGET:
+            os.unlink(here)
         else:
+            os.unlink(there)
             move(here, there, links)
     copy_attributes(source, target, before)
 
@@ -150,8 +165,8 @@ def copy_attributes(source: str, target: str, found: os.stat_result) -> None:
     os.chown(target, found.st_uid, found.st_gid, follow_symlinks=False)
     if not stat.S_ISLNK(found.st_mode):
         os.chmod(target, stat.S_IMODE(found.st_mode))
-    names = _xattr_names(source)
-    for name in set(_xattr_names(target)) - set(names):
+    names = portable_names(source)
+    for name in set(portable_names(target)) - set(names):
         os.removexattr(target, name, follow_symlinks=False)
     for name in names:
         value = os.getxattr(source, name, follow_symlinks=False)
@@ -159,7 +174,7 @@ def copy_attributes(source: str, target: str, found: os.stat_result) -> None:
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns), follow_symlinks=False)
 
 
-def _xattr_names(path: str) -> list[str]:
+def portable_names(path: str) -> list[str]:
     """Those that a file may take along: overlay's own and a security module's labels stay."""
     try:
         names = os.listxattr(path, follow_symlinks=False)

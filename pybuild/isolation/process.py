@@ -122,6 +122,11 @@ class Runner:
             except OSError as error:
                 raise RunnerLost(str(error)) from error
 
+    @property
+    def pid(self) -> int:
+        """Also the session of all that it starts commands by; 0 once it is closed."""
+        return self._pid
+
     def close(self) -> None:
         """Ends the process; commands that still run end when their `run` is left. Idempotent."""
         with self._lock:

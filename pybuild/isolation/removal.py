@@ -12,16 +12,22 @@ from pathlib import Path
 REMOVED = "pybuild-removed-"
 
 
-def mount_points() -> frozenset[str]:
-    """The absolute paths that something is mounted on in our mount namespace: proc(5),
-    /proc/PID/mountinfo, the fifth field with its octal escapes."""
-    found = set()
+def mounts_by_id() -> dict[int, str]:
+    """Where something is mounted in our mount namespace, by the number that a mount keeps: proc(5),
+    /proc/PID/mountinfo, the first and the fifth field with its octal escapes."""
+    found = {}
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        path = line.split(b" ")[4]
+        fields = line.split(b" ", 5)
+        path = fields[4]
         for code in (b"\\040", b"\\011", b"\\012", b"\\134"):
             path = path.replace(code, bytes([int(code[1:], 8)]))
-        found.add(os.fsdecode(path))
-    return frozenset(found)
+        found[int(fields[0])] = os.fsdecode(path)
+    return found
+
+
+def mount_points() -> frozenset[str]:
+    """The absolute paths that something is mounted on in our mount namespace."""
+    return frozenset(mounts_by_id().values())
 
 
 def empty_directory(path: str, kept: Callable[[str], bool]) -> bool:

@@ -21,9 +21,9 @@ from pybuild.isolation.takeover import (
     Takeover,
     interpreter_stays,
     kept_paths,
-    place_for,
     preload,
 )
+from pybuild.isolation.turns import Waiting, shared_place
 
 NAMES = ("namespace", "takeover", "rootless")
 ROOTLESS_REASON = "builds by an ordinary user without capabilities are not carried out yet"
@@ -55,6 +55,7 @@ class Wishes(Struct, frozen=True):
     keep: tuple[Path, ...] = ()
     discard: Callable[[Path], None] = remove_tree  # what becomes of directories at the end
     force: bool = False  # replace `/` even where this does not look like a container
+    waiting: Waiting = Waiting()  # for a build that has its image on `/`
 
 
 _NO_WISHES = Wishes()
@@ -98,7 +99,9 @@ def _choose(name: str, workdir: Path, wishes: Wishes, runner: Runner) -> Isolati
             if not interpreter_stays(kept):
                 preload()
             reason = "; ".join(f"no {other}: {no.reason}" for other, no in refused)
-            return Takeover(place_for(workdir, kept), kept, runner, reason=reason)
+            place = shared_place()
+            assert place is not None, "found writable by find_takeover"
+            return Takeover(place, kept, runner, reason=reason, waiting=wishes.waiting)
         refused.append(("takeover", found))
     raise IsolationUnsupported(
         "; ".join(f"isolation {other} can't work here: {no.reason}" for other, no in refused),
@@ -117,7 +120,7 @@ def find_takeover() -> Found:
             f"{', '.join(missing)} missing",
             "leave the container its default capabilities (no `drop: [ALL]`), or add these",
         )
-    if os.statvfs("/").f_flag & os.ST_RDONLY:
+    if os.statvfs("/").f_flag & os.ST_RDONLY or shared_place() is None:
         return Found(
             None,
             f"/ is read-only ({errno.errorcode[errno.EROFS]})",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import threading
@@ -11,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pybuild.isolation.command import Mounting, Network, Output, Root, RunCommand, StackedLayer
-from pybuild.isolation.errors import IsolationUnsupported, PutBackFailed, RunFlagUnsupported
+from pybuild.isolation.errors import PutBackFailed, RunFlagUnsupported
 from pybuild.isolation.in_place import InPlaceLayers
 from pybuild.isolation.moving import Kept, move_in, move_out, times_kept
+from pybuild.isolation.own_files import OwnFiles
 from pybuild.isolation.process import Request, Runner, status_of
-from pybuild.isolation.removal import empty_directory, mount_points, remove_tree
+from pybuild.isolation.removal import mount_points, remove_tree
 from pybuild.isolation.stand_in import stand_ins
+from pybuild.isolation.turns import SHARED_PREFIXES, Place, Waiting
 
 if TYPE_CHECKING:
     from pybuild.image.digest import Digest
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 
 SHELL_FOLDER = "/busybox"  # of the agent image, for Jenkins' `sh` step
 KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
-SHARED_PREFIXES = ("/", "/usr", "/usr/local")  # too much the image's own to be kept
-PLACE = ".takeover"
 PR_SET_DUMPABLE = 4
+_NOBODY_WAITS = Waiting()
 
 
 def kept_paths(workdir: Path, extra: Iterable[Path] = ()) -> Kept:
@@ -46,16 +46,6 @@ def interpreter_stays(kept: Kept) -> bool:
     return {os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix)} <= kept.paths
 
 
-def place_for(workdir: Path, kept: Kept) -> Path:
-    """Where the container's files wait: in the builder's own folder if that is on the filesystem of
-    `/`, where a move is a rename, and where the next build looks after a KILL; else the workdir."""
-    prefix = os.path.realpath(sys.prefix)
-    same_filesystem = Path(prefix).stat().st_dev == Path("/").stat().st_dev
-    if prefix in kept.paths and same_filesystem and os.access(prefix, os.W_OK):
-        return Path(prefix) / PLACE
-    return workdir / PLACE
-
-
 class Takeover:
     """One root at a time lies on `/`; the others, and the container's own files, wait in `place`.
 
@@ -64,39 +54,38 @@ class Takeover:
     through a hard link that an earlier layer made changes all names of that file, where overlay
     changes the one. RUN --mount is done by stand-ins (see stand_in), --network=none not at all.
 
-    `runner` has to be started, and `preload` called, before the first root is opened."""
+    `runner` has to be started, and `preload` called, before the first root is opened. Other builds
+    of the container that want its `/` wait for this one, from its making until it is closed.
+    Raises Cancelled."""
 
     name = "takeover"
     parallel = False
     fidelity = "full"
 
-    def __init__(self, place: Path, kept: Kept, runner: Runner, *, reason: str = "") -> None:
+    def __init__(
+        self,
+        place: Path,
+        kept: Kept,
+        runner: Runner,
+        *,
+        reason: str = "",
+        waiting: Waiting = _NOBODY_WAITS,
+    ) -> None:
         self.reason = reason
-        self.kept = Kept(kept.paths | {str(place)})
         self.runner = runner
         self._place = place
-        self._own = place / "container"  # the container's own files, while a root is on `/`
-        self._state = place / "state"
+        self._own = OwnFiles(place)
         self._active: _TakeoverRoot | None = None
         self._number = 0
         self._closed = False
+        self._turns = Place(place)
         with times_kept(str(place.parent)):
-            (place / "stages").mkdir(parents=True, exist_ok=True)
-        self._lock = self._take_lock()
+            self._lock = self._turns.alone(waiting)
+            (place / "stages").mkdir(exist_ok=True)
+        theirs = [os.fsdecode(path) for other in self._turns.others() for path in other.keep]
+        self.kept = Kept({*kept.paths, str(place), *theirs} - set(SHARED_PREFIXES))
         hide_from_other_processes()
-        self._recover()
-
-    def _take_lock(self) -> int:
-        fd = os.open(self._place / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(fd)
-            raise IsolationUnsupported(
-                "another build in this container has its image on `/`",
-                hint="run one build after the other, or give each a container",
-            ) from error
-        return fd
+        self._own.put_back()
 
     def open_root(self) -> Root:
         self._number += 1
@@ -111,15 +100,15 @@ class Takeover:
         if self._active is not None:
             move_out("/", str(self._active.stored), self.kept)
             self._active = None
-        elif not self._own.exists():
-            self._move_own_aside()
+        elif not self._own.are_aside:
+            self._own.move_aside(self.kept, self.runner.pid)
         move_in(str(root.stored), "/")
         self._active = root
 
     def deactivate(self, root: _TakeoverRoot) -> None:
         """Removes `root` from `/`, or from where it waits."""
         if self._active is root:
-            self._clear()
+            self._own.clear(self.kept.paths)
             self._active = None
         remove_tree(root.stored)
 
@@ -132,45 +121,18 @@ class Takeover:
             return
         self._closed = True
         self.runner.close()
+        self._active = None
         try:
-            self._recover()
+            self._own.put_back()
         except OSError as error:
             raise PutBackFailed(
                 f"the container's own files could not be put back: {error}",
-                hint=f"they are in {self._own}; the next build in this container tries again",
+                hint=f"they are in {self._place}; the next build in this container tries again",
             ) from error
         finally:
             os.close(self._lock)
         with times_kept(str(self._place.parent)):
-            remove_tree(self._place)
-
-    def _clear(self) -> None:
-        """Removes the image from `/`. Mounts are asked for again: one may have come meanwhile."""
-        empty_directory("/", (self.kept.paths | mount_points()).__contains__)
-
-    def _move_own_aside(self) -> None:
-        self._note("moving")  # first: where `container` is, there is a state
-        self._own.mkdir()
-        move_out("/", str(self._own), self.kept)
-        self._note("moved")
-
-    def _note(self, state: str) -> None:
-        draft = self._state.with_suffix(".new")
-        draft.write_text(state)
-        draft.rename(self._state)
-
-    def _recover(self) -> None:
-        """Puts everything back, from whatever point was reached, by this process or one that was
-        killed. While "moving" or "restoring" no file of an image is on `/`."""
-        self._active = None
-        if self._own.exists():
-            if self._state.read_text() == "moved":
-                self._clear()
-                self._note("restoring")
-            move_in(str(self._own), "/")
-            self._own.rmdir()
-        for stored in (self._place / "stages").iterdir():
-            remove_tree(stored)
+            self._turns.leave()
 
 
 class _TakeoverRoot:
