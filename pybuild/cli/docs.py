@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pybuild
-from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, WARMER, Flag, Group, Kind
+from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, POD_CHECK, WARMER, Flag, Group, Kind
 from pybuild.cli.flags.table import FLAGS, default_of, long_names, short_names
 from pybuild.cli.help import ABOUT, COMMANDS, USAGE
 from pybuild.errors import InputError, NotCarriedOut, PybuildError
@@ -105,11 +105,12 @@ def cli_page() -> str:
         f"| `{_escaped(USAGE[WARMER])}` | {ABOUT[WARMER]} Not carried out yet. |",
         f"| `{_escaped(USAGE[BUILD])}` | {ABOUT[BUILD]} |",
         f"| `{_escaped(USAGE[PLAN])}` | {ABOUT[PLAN]} |",
+        f"| `{_escaped(USAGE[POD_CHECK])}` | {ABOUT[POD_CHECK]} |",
     ]
     commands += [
         f"| `pybuild {name}` | {what[0].upper()}{what[1:]}. |"
         for name, what in COMMANDS.items()
-        if name not in (BUILD, PLAN)
+        if name not in (BUILD, PLAN, POD_CHECK)
     ]
     parts = [f"# Command line\n\n{_MADE}", "\n".join(commands) + "\n", _FORMS, "## Flags\n"]
     carried_out = [flag for flag in FLAGS if flag.carried_out]
@@ -130,7 +131,7 @@ def _row(flag: Flag) -> str:
     defaults = [default_of(flag, command) for command in flag.commands]
     shown = " or ".join(f"`{text}`" for text in dict.fromkeys(defaults) if text)
     choices = f" ({', '.join(flag.choices)})" if flag.choices else ""
-    own = "" if flag.kaniko or first == WARMER else " Not a flag of kaniko."
+    own = "" if flag.kaniko or first in (WARMER, POD_CHECK) else " Not a flag of kaniko."
     commands = ", ".join(flag.commands)
     return f"| {', '.join(names)}{mark} | {commands} | {shown} | {flag.help}{choices}.{own} |"
 

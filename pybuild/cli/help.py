@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, WARMER, Flag, Group, Kind
+from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, POD_CHECK, WARMER, Flag, Group, Kind
 from pybuild.cli.flags.table import default_of, flags_of, long_names, short_names
 
 USAGE = {
@@ -12,18 +12,21 @@ USAGE = {
     WARMER: "warmer --image=REFERENCE [flags]",
     BUILD: "pybuild build [PATH|URL] --tag=REFERENCE [flags]",
     PLAN: "pybuild plan [PATH|URL] [flags]",
+    POD_CHECK: "pybuild pod-check FILE... [flags]",
 }
 ABOUT = {
     EXECUTOR: "Builds an image from a Dockerfile and pushes it; takes kaniko's flags.",
     WARMER: "Fetches base images into the cache folder; takes kaniko's flags.",
     BUILD: "Builds an image from the Dockerfile of a folder or repository and pushes it.",
     PLAN: "Says what a build would run, what is cached, and why; changes nothing.",
+    POD_CHECK: "Finds in Pods, Jobs and what belongs to them what no schema catches.",
 }
 COMMANDS = {
     "build": "build an image and push it",
     "plan": "say what a build would run, and change nothing",
     "doctor": "say which isolation this container allows, and why",
     "idle": "wait for TERM, as the main process of a container that others run commands in",
+    POD_CHECK: "find in Kubernetes manifests what no schema catches",
     "request": "build what a JSON file asks for (the Jenkins library calls it)",
     "version": "print the version",
 }

@@ -1,4 +1,4 @@
-"""The `pybuild` program: build, plan, doctor, idle, request, version."""
+"""The `pybuild` program: build, plan, doctor, idle, pod-check, request, version."""
 
 from __future__ import annotations
 
@@ -80,6 +80,12 @@ def _idle(argv: Sequence[str]) -> int:
     return idle()
 
 
+def _pod_check(argv: Sequence[str]) -> int:
+    from pybuild.cli.pod_check import pod_check
+
+    return pod_check(argv, os.environ)
+
+
 def _request(argv: Sequence[str]) -> int:
     if len(argv) != 1 or argv[0].startswith("-"):
         if argv and argv[0] in ("--help", "-h"):
@@ -114,6 +120,7 @@ _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "plan": _plan,
     "doctor": _doctor,
     "idle": _idle,
+    "pod-check": _pod_check,
     "request": _request,
     "version": _version,
 }

@@ -114,7 +114,7 @@ def test_everything_is_caught_in_one_place_only() -> None:
 HEAVY = {
     "requests", "rich", "git", "ssl", "http.client", "urllib.request", "tarfile", "subprocess",
     "concurrent.futures", "zstandard", "isal", "argparse", "asyncio", "email", "logging", "json",
-    "tempfile", "socket", "kubernetes", "jenkins",
+    "tempfile", "socket", "kubernetes", "jenkins", "yaml",
 }  # fmt: skip
 
 

@@ -23,9 +23,11 @@ class Group(Enum):
     CACHE = "Cache"
     BUILD = "How it is built"
     LOG = "What is shown"
+    PODS = "How manifests are checked"
 
 
 EXECUTOR, WARMER, BUILD, PLAN = "executor", "warmer", "build", "plan"
+POD_CHECK = "pod-check"
 ALL = (EXECUTOR, BUILD, PLAN)
 PULLING = (EXECUTOR, BUILD, PLAN, WARMER)
 BUILDING = (EXECUTOR, BUILD)

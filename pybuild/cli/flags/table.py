@@ -10,6 +10,7 @@ from pybuild.cli.flags.build import BUILD_FLAGS
 from pybuild.cli.flags.cache import CACHE_FLAGS
 from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, WARMER, Flag
 from pybuild.cli.flags.log import LOG_FLAGS
+from pybuild.cli.flags.pods import POD_FLAGS
 from pybuild.cli.flags.registry import REGISTRY_FLAGS
 from pybuild.cli.flags.result import RESULT_FLAGS
 from pybuild.cli.flags.settled import SETTLED_FLAGS
@@ -25,6 +26,7 @@ FLAGS = (
     + LOG_FLAGS
     + WARMER_FLAGS
     + SETTLED_FLAGS
+    + POD_FLAGS
 )
 
 

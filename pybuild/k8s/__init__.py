@@ -1,0 +1,1 @@
+"""A build as a Pod: what a manifest says, and what is wrong with it."""
