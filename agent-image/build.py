@@ -18,7 +18,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MADE_OF = ("pybuild", "agent-image", "requirements.lock")
-TARGETS = ("debug", "slim")
+TARGETS = ("debug", "rootless", "slim")
 
 
 def main() -> int:
