@@ -183,6 +183,7 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
     cache_repository = cache_options.cache_repository(values, destinations)
     registries = registry_options.registry_options(values)
     epoch = result_options.epoch(values, environment)
+    targets = source_options.targets(values)
     compression = result_options.compression(values, epoch)
     for note in values.notes:
         sink(Notice(Level.INFO, note))
@@ -212,13 +213,17 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             source_options.platform(values),
             source_options.machine_platform(),
             compression,
-            target=source_options.target(values),
+            target=targets[0],
+            also=targets[1:],
             labels=source_options.labels(values),
             destinations=destinations,
             push=not values.switch("no-push"),
             single_snapshot=values.switch("single-snapshot"),
             epoch=epoch,
             parallel=build_options.parallel(values),
+            ignored=build_options.ignored_paths(values),
+            materialize="materialize" in values.texts and values.switch("materialize"),
+            snapshot_seconds=build_options.snapshot_seconds(environment),
             family=result_options.family(values),
             annotations=result_options.image_annotations(values),
         )

@@ -22,6 +22,7 @@ from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.index import Tree
 
 if TYPE_CHECKING:
+    from pybuild.executor.ignored import IgnoredPaths
     from pybuild.executor.workspace import Workspace
     from pybuild.layer.pack import PackOptions
 
@@ -80,13 +81,21 @@ def too_many_layers(image: Image, own: int) -> str:
     )
 
 
-def squashed(state: StageState, base: Stack, workspace: Workspace, options: PackOptions) -> Stack:
-    """The base and one layer with all that the stage changed; the base alone if nothing did."""
+def squashed(
+    state: StageState,
+    base: Stack,
+    workspace: Workspace,
+    options: PackOptions,
+    ignored: IgnoredPaths,
+) -> Stack:
+    """The base and one layer with all that the stage changed but what is ignored; the base alone if
+    nothing did."""
     from pybuild.executor.stage import read_file
     from pybuild.layer.pack import pack_layer
 
     below, tree = _tree(state, base), state.tree()
-    packed = pack_layer(_difference(state, below, tree), workspace.new_blob(), options)
+    changes = _difference(state, below, tree, ignored)
+    packed = pack_layer(changes, workspace.new_blob(), options)
     if packed.empty:
         return base
     layer = Layer(packed.descriptor, packed.diff_id, lambda: read_file(packed.path))
@@ -99,13 +108,15 @@ def _tree(state: StageState, base: Stack) -> Tree:
     return Tree(state.tree().layers[: len(base)])
 
 
-def _difference(state: StageState, below: Tree, tree: Tree) -> Iterator[Change]:
+def _difference(
+    state: StageState, below: Tree, tree: Tree, ignored: IgnoredPaths
+) -> Iterator[Change]:
     """What has to be said on top of `below` to get `tree`."""
     touched = {
         entry.path
         for index in tree.layers[len(below.layers) :]
         for entry in index.entries()
-        if entry.path
+        if entry.path and not ignored.covers(entry.path)
     }
     for path in list(touched):
         while (path := path.rpartition("/")[0]) and path not in touched:
@@ -117,7 +128,7 @@ def _difference(state: StageState, below: Tree, tree: Tree) -> Iterator[Change]:
         if entry.opaque
     }
     for path in hidden:
-        touched.update(_gone(path, below, tree))
+        touched.update(gone for gone in _gone(path, below, tree) if not ignored.covers(gone))
     entries: list[tuple[str, Entry | None]] = [
         (path, tree.lookup(path)) for path in sorted(touched)
     ]

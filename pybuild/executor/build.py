@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from pybuild.events import (
 )
 from pybuild.executor.assemble import assemble, squashed, too_many_layers
 from pybuild.executor.background import Background
+from pybuild.executor.ignored import IgnoredPaths, stripped
 from pybuild.executor.lookup import required
 from pybuild.executor.mounts import SharedCopies
 from pybuild.executor.repository import is_repository
@@ -44,6 +45,7 @@ from pybuild.plan.steps import (
     ImageRequest,
     RunAction,
     StagePlan,
+    Step,
 )
 
 if TYPE_CHECKING:
@@ -176,6 +178,9 @@ class _Build:
 
     def _open_isolation(self, needed: frozenset[int]) -> str:
         """An isolation is looked for only if a RUN may have to run."""
+        if self.request.materialize:
+            self.isolation, reason = self.services.open_isolation(self.services.workspace)
+            return reason
         for stage in self.prepared.plan.stages:
             hits = self.prepared.fit.stages[stage.number].steps
             runs = [step for step in stage.file_steps if isinstance(step.action, RunAction)]
@@ -307,6 +312,7 @@ class _Build:
             mount_caches=self.services.mount_caches,
             copies=self.copies,
             repositories=self.prepared.repositories,
+            snapshot_seconds=request.snapshot_seconds,
         )
 
     def _family(self) -> Family:
@@ -319,7 +325,8 @@ class _Build:
         return Family.DOCKER
 
     def _on_layer(self, stage: StagePlan, layer: StackLayer) -> None:
-        if stage.number in self.lineage and not self.request.single_snapshot:
+        later = self.request.single_snapshot or self.request.ignored
+        if stage.number in self.lineage and not later:
             self.uploads.start(layer.layer)
 
     def _build_stage(self, stage: StagePlan, services: StageServices) -> None:
@@ -336,18 +343,31 @@ class _Build:
         if stage.number not in self.lineage and self.services.cache is None:
             services = replace(services, pack_options=_uncompressed(services.pack_options))
         self.tallies[stage.number] = StageBuilder(stage, state, services).build()
+        if self.request.materialize and stage.number == self.prepared.plan.target:
+            state.root()
         if not self._parallel():
             state.close_root()
 
     def _assemble(self) -> Image:
         state = self.states[self.prepared.plan.target]
         stack: Stack = state.stack
+        instead: Mapping[Digest, StackLayer | None] = {}  # by chain ID, of layers packed again
+        ignored = IgnoredPaths(self.request.ignored)
+        workspace, options = self.services.workspace, self._stage_services().pack_options
         if self.request.single_snapshot:
             bases = sum(layer.origin is LayerOrigin.BASE for layer in stack)
-            options = self._stage_services().pack_options
-            stack = squashed(state, stack[:bases], self.services.workspace, options)
+            stack = squashed(state, stack[:bases], workspace, options, ignored)
+        elif ignored:
+            instead = stripped(stack, state.tree(), ignored, workspace, options)
+            standing = (instead.get(layer.chain, layer) for layer in stack)
+            stack = tuple(layer for layer in standing if layer is not None)
+
+        def layer_of(number: int, step: Step) -> StackLayer | None:
+            layer = self.tallies[number].layers.get(step.number)
+            return None if layer is None else instead.get(layer.chain, layer)
+
         steps = [
-            (step, self.tallies[number].layers.get(step.number))
+            (step, layer_of(number, step))
             for number in self.lineage
             for step in self.prepared.plan.stage(number).steps
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pybuild.errors import ContentMismatch, InputError
+from pybuild.errors import ContentMismatch, HostUnsupported, InputError
 from pybuild.plan.make import BadDestination
 
 
@@ -30,6 +30,12 @@ class SecretMissing(InputError):
     code = "secret-missing"
 
 
+class SnapshotTooSlow(HostUnsupported):
+    """What a RUN changed was not found in the time that SNAPSHOT_TIMEOUT_DURATION gives."""
+
+    code = "snapshot-too-slow"
+
+
 class DownloadFailed(InputError):
     """ADD could not download what it names."""
 
@@ -48,6 +54,7 @@ __all__ = [
     "ChecksumMismatch",
     "DownloadFailed",
     "SecretMissing",
+    "SnapshotTooSlow",
     "SourceMissing",
     "WorkFolderUnusable",
 ]

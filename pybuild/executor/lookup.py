@@ -71,7 +71,7 @@ def required(plan: Plan, fitting: Fit) -> frozenset[int]:
     """The stages whose content is needed: the target, and what the steps that run stand on and
     take from. A stage of which all that others take is cached is not among them."""
     needed: set[int] = set()
-    pending = [plan.target]
+    pending = [plan.target, *plan.also]
     while pending:
         number = pending.pop()
         if number in needed:

@@ -151,7 +151,12 @@ def _plan(
     request: BuildRequest, services: Services
 ) -> tuple[Plan, dict[ImageRequest, ResolvedImage]]:
     wanted = PlanRequest(
-        request.build_args, request.target, request.platform, request.build_platform, request.labels
+        request.build_args,
+        request.target,
+        request.platform,
+        request.build_platform,
+        request.labels,
+        request.also,
     )
     images: dict[ImageRequest, ResolvedImage] = {}
     known: dict[ImageRequest, BaseImage] = {}

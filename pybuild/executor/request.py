@@ -41,12 +41,16 @@ class BuildRequest(Struct, frozen=True):
     build_platform: Platform
     compression: CompressionOptions
     target: str = ""
+    also: tuple[str, ...] = ()  # further stages that are built, and are no part of the image
     labels: tuple[tuple[str, str], ...] = ()
     destinations: tuple[Reference, ...] = ()
     push: bool = True
     single_snapshot: bool = False
     epoch: int | None = None
     parallel: int = 4
+    ignored: tuple[str, ...] = ()  # paths, with patterns, that the image does not get
+    materialize: bool = False  # the image is unpacked, also where all of it was cached
+    snapshot_seconds: float | None = None  # how long it may take to find what a RUN changed
     family: Family | None = None  # of the manifest; None: that of the base
     annotations: Annotations = ()  # of the manifest; only OCI's have any
 

@@ -20,6 +20,7 @@ from pybuild.events import (
     StepOutput,
     StepStarted,
 )
+from pybuild.executor.errors import SnapshotTooSlow
 from pybuild.executor.inputs import StepId, Taken, digest_taken
 from pybuild.executor.stack import LayerOrigin, StackLayer
 from pybuild.executor.state import ContextSource, StageSource, StageState
@@ -87,6 +88,7 @@ class StageServices(Struct, frozen=True):
     mount_caches: MountCaches
     copies: SharedCopies
     repositories: Repositories
+    snapshot_seconds: float | None
 
 
 class StageTally(Struct):
@@ -323,7 +325,7 @@ class StageBuilder:
         options = self.services.pack_options
         match step.action:
             case RunAction():
-                changes = self._run(step, step.action, taken)
+                changes = self._in_time(self._run(step, step.action, taken))
                 options = replace(options, own_seconds=self._own_seconds())
             case CopyAction():
                 changes, options = self._copy(step, step.action, taken)
@@ -337,6 +339,17 @@ class StageBuilder:
                 raise AssertionError(step)
         wanted = self._until_cancelled(changes)
         return pack_layer(wanted, self.services.workspace.new_blob(), options)
+
+    def _in_time(self, changes: Iterable[Change]) -> Iterator[Change]:
+        limit = self.services.snapshot_seconds
+        started = time.monotonic()
+        for change in changes:
+            if limit is not None and time.monotonic() - started > limit:
+                raise SnapshotTooSlow(
+                    f"finding what the command changed took longer than {limit:g} s",
+                    hint="give SNAPSHOT_TIMEOUT_DURATION more time, or leave it out",
+                )
+            yield change
 
     def _own_seconds(self) -> range:
         """The times that files have because this build made them."""

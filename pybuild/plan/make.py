@@ -81,6 +81,7 @@ class PlanRequest(Struct, frozen=True):
     platform: Platform
     build_platform: Platform
     labels: tuple[tuple[str, str], ...] = ()
+    also: tuple[str, ...] = ()  # further stages to build; the image is that of `target`
 
 
 def images_needed(
@@ -116,6 +117,7 @@ def make_plan(
         request.platform,
         tuple((wanted, images[wanted]) for wanted in dict.fromkeys(used)),
         planner.warnings(),
+        planner.also,
     )
 
 
@@ -146,6 +148,7 @@ class _Planner:
         self.request = request
         self.images = images
         self.target = _find_target(dockerfile, request.target)
+        self.also = tuple(_find_target(dockerfile, name) for name in request.also)
         self.missing: dict[ImageRequest, None] = {}
         self.declared: set[str] = set()
         self.notes: list[str] = []
@@ -179,7 +182,8 @@ class _Planner:
     def reach(self) -> tuple[StagePlan, ...]:
         """The needed stages in order; what is missing of images is in `missing` then."""
         order: list[StagePlan] = []
-        self._visit(self.target, (), order)
+        for number in (self.target, *self.also):
+            self._visit(number, (), order)
         return tuple(order)
 
     def _visit(self, number: int, path: tuple[int, ...], order: list[StagePlan]) -> None:

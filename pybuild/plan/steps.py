@@ -199,6 +199,7 @@ class Plan(Struct, frozen=True):
     platform: Platform
     images: tuple[tuple[ImageRequest, BaseImage], ...]
     warnings: tuple[str, ...] = ()
+    also: tuple[int, ...] = ()  # further stages that were asked for
 
     def stage(self, number: int) -> StagePlan:
         return next(stage for stage in self.stages if stage.number == number)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from pybuild.cli.errors import BadFlag
 from pybuild.cli.parse import Values, parted
-from pybuild.errors import NotCarriedOut
 
 if TYPE_CHECKING:
     from pybuild.context.open import ContextOptions, GitOptions
@@ -45,14 +44,10 @@ def labels(values: Values) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def target(values: Values) -> str:
-    """The one stage asked for; kaniko's list of several is refused."""
-    names = parted(values.many("target"), ",")
-    if len(names) > 1:
-        raise NotCarriedOut(
-            "more than one --target is not carried out yet", hint="build them apart"
-        )
-    return names[0] if names else ""
+def targets(values: Values) -> tuple[str, ...]:
+    """The stages asked for, each once: the first is the image, the others are only built. Without
+    any, the last stage, which is ""."""
+    return tuple(dict.fromkeys(parted(values.many("target"), ","))) or ("",)
 
 
 def platform(values: Values) -> Platform:

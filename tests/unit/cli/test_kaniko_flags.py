@@ -7,8 +7,10 @@ default, spellings, environment, and values that each flag has to take or refuse
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 from msgspec import Struct
 
 from pybuild.cli.errors import BadFlag, UnexpectedArgument, UnknownFlag
@@ -137,11 +139,17 @@ skip-push-permission-check
 """)
 )  # fmt: skip
 TABLES = {EXECUTOR: EXECUTOR_FLAGS, WARMER: WARMER_FLAGS}
-ROWS = [
-    pytest.param(command, known, id=f"{command} --{known.name}")
-    for command, table in TABLES.items()
-    for known in table
-]
+
+
+def rows(wanted: Callable[[Known], bool] = lambda _: True) -> list[ParameterSet]:
+    return [
+        pytest.param(command, known, id=f"{command} --{known.name}")
+        for command, table in TABLES.items()
+        for known in table
+        if wanted(known)
+    ]
+
+
 EXAMPLES = {
     SWITCH: ("true", "false", "1", "0", "t", "F", "TRUE"),
     TEXT: (),
@@ -184,7 +192,7 @@ def examples(known: Known) -> tuple[str, ...]:
     return (*EXAMPLES[known.type], *(("some/text",) if free else ()), *known.good)
 
 
-@pytest.mark.parametrize(("command", "known"), ROWS)
+@pytest.mark.parametrize(("command", "known"), rows())
 def test_what_a_flag_takes(command: str, known: Known) -> None:
     name = canonical(known, command)
     for value in examples(known):
@@ -202,7 +210,7 @@ def test_what_a_flag_takes(command: str, known: Known) -> None:
         assert parse(command, f"--{known.name}").many(name) == ("true",)
 
 
-@pytest.mark.parametrize(("command", "known"), ROWS)
+@pytest.mark.parametrize(("command", "known"), rows())
 def test_what_a_flag_refuses(command: str, known: Known) -> None:
     for value in (*REFUSED.get(known.type, ()), *known.bad):
         with pytest.raises(BadFlag) as caught:
@@ -221,7 +229,7 @@ def test_what_a_flag_refuses(command: str, known: Known) -> None:
     assert f"--{known.name}=host=/file" in one_word.value.hint
 
 
-@pytest.mark.parametrize(("command", "known"), ROWS)
+@pytest.mark.parametrize(("command", "known"), rows())
 def test_the_default(command: str, known: Known) -> None:
     values = parse(command)
     expected = known.ours or known.default or ("false" if known.type == SWITCH else "")
@@ -229,7 +237,7 @@ def test_the_default(command: str, known: Known) -> None:
     assert values.given == frozenset() and values.notes == ()
 
 
-@pytest.mark.parametrize(("command", "known"), ROWS)
+@pytest.mark.parametrize(("command", "known"), rows())
 def test_how_often_it_may_be_given(command: str, known: Known) -> None:
     first, last = (*examples(known), *examples(known))[:2]
     found = parse(command, f"--{known.name}={first}", f"--{known.name}={last}")
@@ -241,7 +249,7 @@ def test_how_often_it_may_be_given(command: str, known: Known) -> None:
         assert found.text(name) == kept[-1]
 
 
-@pytest.mark.parametrize(("command", "known"), [row for row in ROWS if row.values[1].variable])
+@pytest.mark.parametrize(("command", "known"), rows(lambda known: bool(known.variable)))
 def test_the_environment(command: str, known: Known) -> None:
     value, other = ("true", "false") if known.type == SWITCH else ("a=1", "b=2")
     name = canonical(known, command)
@@ -258,7 +266,7 @@ def test_the_environment(command: str, known: Known) -> None:
             parse(command, **{known.variable: "maybe"})
 
 
-@pytest.mark.parametrize(("command", "known"), [row for row in ROWS if row.values[1].told])
+@pytest.mark.parametrize(("command", "known"), rows(lambda known: bool(known.told)))
 def test_a_flag_that_changes_nothing_says_so_in_one_line(command: str, known: Known) -> None:
     (note,) = parse(command, f"--{known.name}={known.told}").notes
     assert re.fullmatch(rf"--{known.name}(=\w+)? changes nothing here: \w.{{10,100}}", note)

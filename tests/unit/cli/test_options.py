@@ -8,6 +8,7 @@ import pytest
 
 from pybuild.cli.errors import BadFlag, FlagsContradict, NoDestination
 from pybuild.cli.flags.flag import EXECUTOR, PLAN, WARMER
+from pybuild.cli.options import build as of_build
 from pybuild.cli.options import cache as of_cache
 from pybuild.cli.options import registry as of_registry
 from pybuild.cli.options import result as of_result
@@ -155,10 +156,33 @@ def test_one_time_for_everything() -> None:
         of_result.epoch(parse(), {"SOURCE_DATE_EPOCH": "yesterday"})
 
 
-def test_target() -> None:
-    assert of_source.target(parse()) == "" and of_source.target(parse("--target=a")) == "a"
-    with pytest.raises(NotCarriedOut):
-        of_source.target(parse("--target=a,b"))
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], ("",)),
+        (["--target="], ("",)),
+        (["--target=a"], ("a",)),
+        (["--target=a,b"], ("a", "b")),
+        (["--target=b", "--target=a, b,,c"], ("b", "a", "c")),
+    ],
+)
+def test_targets(argv: list[str], expected: tuple[str, ...]) -> None:
+    assert of_source.targets(parse(*argv)) == expected
+
+
+def test_ignored_paths() -> None:
+    assert of_build.ignored_paths(parse()) == ()
+    assert of_build.ignored_paths(parse("--ignore-var-run", "--ignore-path=/a")) == (
+        "/a", "/var/run",
+    )  # fmt: skip
+    assert of_build.ignored_paths(parse(command=PLAN)) == ()
+
+
+def test_the_time_for_a_snapshot() -> None:
+    assert of_build.snapshot_seconds({}) is None
+    assert of_build.snapshot_seconds({"SNAPSHOT_TIMEOUT_DURATION": "1h30m"}) == 5400
+    with pytest.raises(BadFlag, match="SNAPSHOT_TIMEOUT_DURATION"):
+        of_build.snapshot_seconds({"SNAPSHOT_TIMEOUT_DURATION": "90"})
 
 
 def test_git_options(tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+from pybuild.dockerfile.parser import parse
 from pybuild.errors import InputError, PybuildError
+from pybuild.executor.lookup import required, without_cache
 from pybuild.image.platform import Platform
+from pybuild.plan.make import PlanRequest, UnknownTarget, images_needed, make_plan
 from pybuild.plan.steps import CopyAction, FromImage, FromStage, MakeDirectory, RunAction
-from tests.support.plans import base_image, plan_of
+from tests.support.plans import AMD64, base_image, plan_of
 
 
 def run_env(text: str, **options: object) -> dict[str, str]:
@@ -187,3 +191,27 @@ def test_labels_of_the_command_line_come_last_and_on_the_target_only() -> None:
 
 def test_an_unused_build_arg_is_told() -> None:
     assert "TYPO" in plan_of("FROM base\n", build_args={"TYPO": "1"}).warnings[0]
+
+
+SEVERAL = """\
+FROM debian AS build
+RUN make
+FROM build AS Test
+RUN make test
+FROM scratch AS docs
+COPY --from=build /docs /
+FROM scratch
+COPY --from=build /app /
+"""
+
+
+def test_further_stages_are_built_and_the_first_is_the_image() -> None:
+    request = PlanRequest({}, "docs", AMD64, AMD64, (("a", "b"),), ("test", "docs"))
+    dockerfile = parse(SEVERAL)
+    images = {need: base_image(need.name) for need in images_needed(dockerfile, request, {})}
+    plan = make_plan(dockerfile, request, images)
+    assert [stage.name for stage in plan.stages] == ["build", "docs", "test"]
+    assert plan.target_stage.name == "docs" and plan.target_stage.config.labels == (("a", "b"),)
+    assert required(plan, without_cache(plan).fit) == {0, 1, 2}
+    with pytest.raises(UnknownTarget):
+        make_plan(dockerfile, replace(request, also=("none",)), images)
