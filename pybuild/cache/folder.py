@@ -1,62 +1,55 @@
-"""Layer caches around another one: a folder on disk for indexes, and one that only reads."""
+"""Indexes of layers in a folder on disk that outlives the build."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pybuild.events import EventSink, Level, Notice
+from pybuild.image.digest import Digest
 
 if TYPE_CHECKING:
-    from pybuild.cache.layers import CachedStep, LayerCache
-    from pybuild.image.digest import Digest
-    from pybuild.image.layer import Layer
-    from pybuild.plan.fit import StoredStep
+    from pybuild.cache.layers import IndexStore
+
+INDEXES = "indexes"
 
 
 class IndexFolder:
-    """Keeps the indexes of base layers in a folder that outlives the build, so that the next one
-    asks no registry for them; everything else goes to `inner`. Several builds may share it."""
+    """Keeps indexes in a folder, so that the next build asks no registry for them; what is not
+    there is asked of `inner`. Several builds may share it."""
 
-    def __init__(self, directory: Path, inner: LayerCache, sink: EventSink) -> None:
+    def __init__(self, directory: Path, inner: IndexStore | None, sink: EventSink) -> None:
         self._directory = directory
         self._inner = inner
         self._sink = sink
         self._writable = True
 
-    def get(self, key: Digest) -> CachedStep | None:
-        return self._inner.get(key)
-
-    def has_layer(self, found: CachedStep) -> bool:
-        return self._inner.has_layer(found)
-
-    def put(
-        self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
-    ) -> None:
-        self._inner.put(keys, stored, layer, index)
-
-    def put_again(self, keys: tuple[Digest, ...], stored: StoredStep) -> None:
-        self._inner.put_again(keys, stored)
+    def has(self, chain: Digest) -> bool:
+        return self._path(chain).is_file()
 
     def get_index(self, chain: Digest) -> bytes | None:
         """From the folder, else from `inner`, and kept then. A broken file is the reader's miss."""
+        path = self._path(chain)
         try:
-            return self._path(chain).read_bytes()
+            found = path.read_bytes()
         except OSError:
-            found = self._inner.get_index(chain)
-        if found is not None:
-            self._keep(chain, found)
+            inner = None if self._inner is None else self._inner.get_index(chain)
+            if inner is not None:
+                self._keep(chain, inner)
+            return inner
+        with suppress(OSError):  # prune goes by this time; the folder may be there to read only
+            os.utime(path)
         return found
 
     def put_index(self, chain: Digest, index: bytes) -> None:
         self._keep(chain, index)
-        self._inner.put_index(chain, index)
+        if self._inner is not None:
+            self._inner.put_index(chain, index)
 
     def _path(self, chain: Digest) -> Path:
-        return self._directory / "indexes" / chain.algorithm / chain.hex
+        return self._directory / INDEXES / chain.algorithm / chain.hex
 
     def _keep(self, chain: Digest, index: bytes) -> None:
         """Whole or not at all; a folder that can't be written is told of once."""
@@ -75,23 +68,3 @@ class IndexFolder:
                 partial.unlink()
             told = f"the cache folder {self._directory} can't be written: {error.strerror}"
             self._sink(Notice(Level.INFO, told, code="cache-folder-read-only"))
-
-
-class ReadOnlyCache:
-    """Finds entries and keeps none: a pull request's build, say, with `--no-push-cache`."""
-
-    def __init__(self, inner: LayerCache) -> None:
-        self.get: Callable[[Digest], CachedStep | None] = inner.get
-        self.has_layer: Callable[[CachedStep], bool] = inner.has_layer
-        self.get_index: Callable[[Digest], bytes | None] = inner.get_index
-
-    def put(
-        self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
-    ) -> None:
-        """Nothing is kept."""
-
-    def put_again(self, keys: tuple[Digest, ...], stored: StoredStep) -> None:
-        """Nothing is kept."""
-
-    def put_index(self, chain: Digest, index: bytes) -> None:
-        """Nothing is kept."""

@@ -1,223 +1,131 @@
-"""The layer cache as the executor sees it, and the one that lives in a registry's repository."""
+"""Finished layers by key, as the executor sees them: several caches that are read as one, and at
+most one that is written to."""
 
 from __future__ import annotations
 
-import threading
-import zlib
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from pybuild.cache.entry import (
-    EMPTY,
-    EMPTY_JSON,
-    INDEX_TYPE,
-    from_manifest,
-    index_manifest,
-    to_manifest,
-)
-from pybuild.errors import ContentMismatch, RegistryError
-from pybuild.events import EventSink, Level, Notice
-from pybuild.image.descriptor import Descriptor
-from pybuild.image.digest import Digest, digest_of
+from pybuild.errors import ContentMismatch
+from pybuild.image.digest import Digest
 from pybuild.image.layer import Layer
-from pybuild.image.manifest import Manifest
-from pybuild.image.reference import Reference
 from pybuild.plan.fit import StoredStep
-from pybuild.plan.keys import index_key
-from pybuild.registry.client import Client
-from pybuild.registry.errors import BlobUnknown, RegistryBroken, RegistryUnreachable
 
-Result = TypeVar("Result")
+if TYPE_CHECKING:
+    from pybuild.cache.entries import EntryCache
+
+_AT_ONCE = 8
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class LayerLost(ContentMismatch):
+    """A layer that a cache promised can't be had, or is not what was promised. The build goes on
+    without that entry, so this is told only where it was stopped meanwhile."""
+
+    code = "cached-layer-lost"
+
+    def __init__(self, digest: Digest, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.digest = digest
 
 
 class CachedStep(Struct, frozen=True):
-    """An entry that was found. `layer` and `read_index` fetch nothing until they are used."""
+    """An entry that was found, in the cache of the name `origin`. `layer` and `read_index` fetch
+    nothing until they are used; `is_there` asks whether the layer can really be had, since
+    registries lose blobs and keep manifests. Opening a layer raises LayerLost."""
 
     key: Digest
     stored: StoredStep
     layer: Layer | None
     read_index: Callable[[], bytes | None]
+    is_there: Callable[[], bool]
+    origin: str
 
 
-class LayerCache(Protocol):
-    """Never fails a build: what can't be read is a miss, what can't be written is said once."""
+class CacheSource(Protocol):
+    """Never fails a build: what can't be read is a miss, and is said once."""
 
     def get(self, key: Digest) -> CachedStep | None: ...
 
-    def has_layer(self, found: CachedStep) -> bool:
-        """Whether the entry's layer can really be had: registries lose blobs, not manifests."""
+    def get_index(self, chain: Digest) -> bytes | None: ...
 
-    def put(
-        self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
-    ) -> None: ...
+    def forget(self, layer: Digest) -> None:
+        """Entries with this layer count as missing from now on."""
 
-    def put_again(self, keys: tuple[Digest, ...], stored: StoredStep) -> None:
-        """Under further keys, what was found here: its layer and index are there already."""
+
+class IndexStore(Protocol):
+    """Packed indexes of layers by chain ID."""
 
     def get_index(self, chain: Digest) -> bytes | None: ...
 
     def put_index(self, chain: Digest, index: bytes) -> None: ...
 
 
-class RegistryCache:
-    """Entries are manifests tagged with their key in one repository. Safe for several threads."""
+class LayerCache:
+    """`sources` are read, the first one preferred; `target` is written to, and may be one of them.
+    Safe for several threads."""
 
-    def __init__(
-        self,
-        client: Client,
-        repository: Reference,
-        sink: EventSink,
-        *,
-        ttl: timedelta | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        self._client = client
-        self._repository = repository
-        self._sink = sink
-        self._ttl = ttl
-        self._now = now
-        self._guard = threading.Lock()
-        self._refused: set[str] = set()  # "read", "write": not asked again in this build
-        self._told: set[str] = set()
-        self._there: set[Digest] = set()  # layers
+    def __init__(self, sources: Sequence[CacheSource], target: EntryCache | None) -> None:
+        self._sources = tuple(sources)
+        self._target = target
 
-    def get(self, key: Digest) -> CachedStep | None:
-        return self._attempt("read", lambda: self._get(key))
+    def find(self, keys: Sequence[Digest]) -> Mapping[Digest, tuple[CachedStep, ...]]:
+        """What there is under each key, all sources asked in one burst; the preferred one first."""
+        distinct = list(dict.fromkeys(keys))
+        questions = [(source, key) for key in distinct for source in self._sources]
+        found: dict[Digest, tuple[CachedStep, ...]] = dict.fromkeys(distinct, ())
+        answers = burst(lambda one: one[0].get(one[1]), questions, first=len(self._sources))
+        for (_, key), answer in zip(questions, answers, strict=True):
+            if answer is not None:
+                found[key] = (*found[key], answer)
+        return found
 
-    def has_layer(self, found: CachedStep) -> bool:
-        layer = found.layer
-        if layer is None or layer.descriptor.digest in self._there:
-            return True
-        digest = layer.descriptor.digest
-        there = self._attempt("read", lambda: self._client.has_blob(self._repository, digest))
-        if there:
-            self._there.add(digest)
-        elif there is not None:
-            self._tell("read", f"it holds an entry, but its layer {digest} no more")
-        return bool(there)
+    def get(self, key: Digest) -> tuple[CachedStep, ...]:
+        return self.find([key])[key]
 
     def put(
         self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
     ) -> None:
-        self._attempt("write", lambda: self._put(keys, stored, layer, index))
+        """Keeps what a step gave under all these keys."""
+        if self._target is not None:
+            self._target.put(keys, stored, layer, index)
 
-    def put_again(self, keys: tuple[Digest, ...], stored: StoredStep) -> None:
-        self._attempt("write", lambda: self._put_manifest(keys, stored))
+    def put_again(self, keys: tuple[Digest, ...], stored: StoredStep, found: CachedStep) -> None:
+        """Under further keys, what was found; where that was elsewhere, its layer is brought along:
+        mounted within a registry, else copied."""
+        if self._target is None:
+            return
+        if found.origin == self._target.name:
+            self._target.put_again(keys, stored)
+        elif found.is_there():
+            self._target.put(keys, stored, found.layer, found.read_index() or b"")
 
     def get_index(self, chain: Digest) -> bytes | None:
-        return self._attempt("read", lambda: self._get_index(chain))
-
-    def put_index(self, chain: Digest, index: bytes) -> None:
-        self._attempt("write", lambda: self._put_index(chain, index))
-
-    def _at(self, key: Digest) -> Reference:
-        return self._repository.with_tag(key.hex)
-
-    def _get(self, key: Digest) -> CachedStep | None:
-        found = self._client.try_manifest(self._at(key))
-        if found is None:
-            return None
-        stored = from_manifest(found)
-        if self._expired(stored.created):
-            return None
-        layer = None
-        if stored.layer is not None and stored.diff_id is not None:
-            blob = stored.layer
-            layer = Layer(blob, stored.diff_id, lambda: self._open(blob), self._repository)
-        return CachedStep(key, stored, layer, lambda: self._read_index(stored.index))
-
-    def _open(self, blob: Descriptor) -> Iterator[bytes]:
-        try:
-            yield from self._client.open_blob(self._repository, blob, label="cached layer")
-        except (BlobUnknown, ContentMismatch) as error:
-            error.hint = (
-                f"{self._repository.name} promised the cached layer {blob.digest}, but can't give "
-                "it: remove that blob, or build once with another --cache-repo"
-            )
-            raise
-
-    def _read_index(self, index: Descriptor | None) -> bytes | None:
-        if index is None:
-            return None
-        return self._attempt("read", lambda: self._inflated(index))
-
-    def _inflated(self, index: Descriptor) -> bytes | None:
-        try:
-            return zlib.decompress(self._client.blob(self._repository, index))
-        except BlobUnknown:
-            return None  # the layer itself tells
-
-    def _expired(self, created: str) -> bool:
-        if self._ttl is None or not created:
-            return False
-        try:
-            return self._now() - datetime.fromisoformat(created) > self._ttl
-        except (ValueError, TypeError):
-            return True
-
-    def _put(
-        self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
-    ) -> None:
-        if layer is not None:
-            sources = (layer.source,) if layer.source else ()
-            self._client.push_blob(
-                self._repository, layer.descriptor, layer.open, mount_from=sources, label="to cache"
-            )
-            stored = replace(stored, index=self._push_index(index))
-        self._put_manifest(keys, stored)
-
-    def _put_manifest(self, keys: tuple[Digest, ...], stored: StoredStep) -> None:
-        self._push_small(EMPTY, EMPTY_JSON)
-        manifest = to_manifest(stored)
-        for key in keys:
-            self._client.push_manifest(self._at(key), manifest)
-
-    def _push_index(self, index: bytes) -> Descriptor:
-        data = zlib.compress(index, 1)
-        descriptor = Descriptor(INDEX_TYPE, digest_of(data), len(data))
-        self._push_small(descriptor, data)
-        return descriptor
-
-    def _push_small(self, descriptor: Descriptor, data: bytes) -> None:
-        self._client.push_blob(self._repository, descriptor, lambda: iter((data,)))
-
-    def _get_index(self, chain: Digest) -> bytes | None:
-        found = self._client.try_manifest(self._at(index_key(chain)))
-        if not isinstance(found, Manifest) or not found.layers:
-            return None
-        return self._read_index(found.layers[0])
-
-    def _put_index(self, chain: Digest, index: bytes) -> None:
-        self._push_small(EMPTY, EMPTY_JSON)
-        descriptor = self._push_index(index)
-        self._client.push_manifest(self._at(index_key(chain)), index_manifest(descriptor))
-
-    def _attempt(self, what: str, action: Callable[[], Result]) -> Result | None:
-        if what in self._refused:
-            return None
-        try:
-            return action()
-        except RegistryError as error:
-            # What is down, or lets nothing be read, is not written to either.
-            gone = what == "read" or isinstance(error, RegistryUnreachable | RegistryBroken)
-            with self._guard:
-                self._refused.update(("read", "write") if gone else (what,))
-            self._tell(what, error.message)
-        except ContentMismatch as error:
-            self._tell(what, error.message)
-        except zlib.error as error:
-            self._tell(what, f"an index is damaged ({error})")
+        for source in self._sources:
+            found = source.get_index(chain)
+            if found is not None:
+                return found
         return None
 
-    def _tell(self, what: str, why: str) -> None:
-        """Once: what else happens is of the same kind."""
-        with self._guard:
-            if what in self._told:
-                return
-            self._told.add(what)
-        message = f"the layer cache {self._repository.name} can't be used to {what}: {why}"
-        self._sink(Notice(Level.WARNING, message, code="cache-unusable"))
+    def put_index(self, chain: Digest, index: bytes) -> None:
+        if self._target is not None:
+            self._target.put_index(chain, index)
+
+    def forget(self, layer: Digest) -> None:
+        for source in self._sources:
+            source.forget(layer)
+
+
+def burst(ask: Callable[[Item], Answer], items: Sequence[Item], first: int = 1) -> list[Answer]:
+    """The answers, in order. The first few are waited for: they log in, or find that nobody
+    answers, for all the others."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    if len(items) < 2:
+        return [ask(item) for item in items]
+    with ThreadPoolExecutor(_AT_ONCE, "lookup") as pool:
+        answers = list(pool.map(ask, items[:first]))
+        return answers + list(pool.map(ask, items[first:]))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pybuild.context.open import DockerfileFound
     from pybuild.dockerfile.patterns import Patterns
     from pybuild.executor.request import BuildRequest, OpenIsolation, Services
+    from pybuild.registry.options import RegistryOptions
 
 # What kaniko's images have, so that a build there stays within one folder.
 KANIKO_FOLDER = Path("/kaniko")
@@ -180,7 +182,7 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
     values, environment = job.values, job.environment
     needs_destination = "tar-path" in values.texts  # `plan` has no outputs, and needs none
     destinations = result_options.destinations(values, needed=needs_destination)
-    cache_repository = cache_options.cache_repository(values, destinations)
+    places = cache_options.cache_places(values, destinations)
     registries = registry_options.registry_options(values)
     epoch = result_options.epoch(values, environment)
     targets = source_options.targets(values)
@@ -203,14 +205,22 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
         for lint in dockerfile.warnings:
             place = f"{found.file}:{lint.source.line}"
             sink(Notice(Level.WARNING, f"{place}: {lint.message}", code=lint.rule))
-        client = Client(registries, DockerConfigKeychain(environment), sink)
-        stack.callback(client.close)
-        stop.when_asked(client.close)
+        keychain = DockerConfigKeychain(environment)
+
+        def make_client(options: RegistryOptions) -> Client:
+            made = Client(options, keychain, sink)
+            stack.callback(made.close)
+            stop.when_asked(made.close)
+            return made
+
+        client, platform = make_client(registries), source_options.platform(values)
+        hurried = partial(make_client, cache_options.hurried(registries))
+        cache = cache_options.layer_cache(values, places, client, hurried, platform, sink)
         request = BuildRequest(
             dockerfile,
             DirectoryContext(root, _patterns(found)),
             source_options.build_args(values, environment),
-            source_options.platform(values),
+            platform,
             source_options.machine_platform(),
             compression,
             target=targets[0],
@@ -226,12 +236,16 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             snapshot_seconds=build_options.snapshot_seconds(environment),
             family=result_options.family(values),
             annotations=result_options.image_annotations(values),
+            kept=cache_options.kept(values),
+            inline_cache=places.inline,
         )
         services = Services(
             client,
+            cache_options.bases(values, client, sink),
             workspace,
             _isolation_opener(job, root),
-            cache_options.layer_cache(values, cache_repository, client, sink),
+            cache,
+            cache_options.indexes(values, cache, sink),
             sink,
             stop.asked,
             MountCaches(_mount_caches(job)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -38,10 +38,11 @@ def assemble(
     family: Family,
     squash: bool,
     annotations: Annotations = (),
+    finish_config: Callable[[bytes], bytes] = bytes,
 ) -> Image:
     """`config` has the base's history and diff IDs; `steps` are all that came on top, in order,
     each with the layer it gave. Layers of another family keep their bytes and change their media
-    type."""
+    type. `finish_config` may add to the config as JSON."""
     for step, layer in steps:
         line = History(
             config.created, step.created_by, _COMMENT, empty_layer=layer is None or squash
@@ -54,7 +55,7 @@ def assemble(
         config = config.with_layer(
             stack[-1].layer.diff_id, History(config.created, stack[-1].created_by, _COMMENT)
         )
-    raw = config.to_json()
+    raw = finish_config(config.to_json())
     media_type = OCI_CONFIG if family is Family.OCI else DOCKER_CONFIG
     descriptor = Descriptor(media_type, digest_of(raw), len(raw))
     layers = tuple(_in_family(layer.layer, family) for layer in stack)

@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from pybuild.cache.layers import LayerLost
 from pybuild.errors import Interrupted
 
 
 class Background:
-    """The first failure sets `cancelled`, and is raised by `finish`."""
+    """The first failure sets `cancelled`, and is raised by `finish`. A cached layer that is lost
+    stops nothing: the build begins again without it, and what is under way is of use then."""
 
     def __init__(self, cancelled: threading.Event, workers: int = 4) -> None:
         self._pool = ThreadPoolExecutor(workers, "transfer")
@@ -19,6 +21,7 @@ class Background:
         self._futures: list[Future[None]] = []
         self._guard = threading.Lock()
         self.failure: BaseException | None = None
+        self.lost: LayerLost | None = None
 
     def submit(self, action: Callable[[], None]) -> None:
         with self._guard:
@@ -29,6 +32,8 @@ class Background:
             return
         try:
             action()
+        except LayerLost as error:
+            self.lost = error
         except BaseException as error:
             if self.failure is None:
                 self.failure = error
@@ -36,7 +41,7 @@ class Background:
 
     def finish(self) -> None:
         """Waits for all that was submitted. Raises Interrupted where something was left undone
-        because the build was cancelled: nothing may be tagged then."""
+        because the build was cancelled, and LayerLost: nothing may be tagged then."""
         while True:
             with self._guard:
                 pending, self._futures = self._futures, []
@@ -47,6 +52,8 @@ class Background:
             raise self.failure
         if self._cancelled.is_set():
             raise Interrupted(signal.SIGTERM)
+        if self.lost is not None:
+            raise self.lost
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

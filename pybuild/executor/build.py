@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from pybuild.cache.layers import LayerLost
 from pybuild.errors import Cancelled, PybuildError
 from pybuild.events import (
     BuildFinished,
@@ -38,6 +39,7 @@ from pybuild.image.image import Image
 from pybuild.image.layer import Layer, chain_ids
 from pybuild.image.media_type import Family, layer_media_type
 from pybuild.isolation.command import Isolation, Root
+from pybuild.plan.keys import state_key
 from pybuild.plan.steps import (
     CopyAction,
     FromImage,
@@ -78,8 +80,29 @@ def build(
 
     `before_push` writes the image elsewhere too and gives the paths it wrote. The summary in the
     result is for the caller to tell, once all that comes after the push is done.
+
+    A layer of the cache that turns out to be damaged or gone only when it is read may have others
+    on top of it already: all begins again without it, and what has been made meanwhile is found in
+    the cache. Each time there is a layer less to be lost.
     """
     started = time.monotonic()
+    while True:
+        try:
+            return _build_once(request, services, before_push, started)
+        except LayerLost as lost:
+            if services.cancelled.is_set():
+                raise
+            services.forget(lost.digest)
+            told = f"{lost.message}; the build begins again without it"
+            services.sink(Notice(Level.WARNING, told, code=lost.code))
+
+
+def _build_once(
+    request: BuildRequest,
+    services: Services,
+    before_push: Callable[[Image], tuple[str, ...]],
+    started: float,
+) -> BuildResult:
     prepared = prepare(request, services)
     background = Background(services.cancelled)
     build_ = _Build(request, services, prepared, background, started)
@@ -108,7 +131,7 @@ class _Build:
         self.prepared = prepared
         self.background = background
         self.started = started
-        self.indexes = Indexes(services.cache)
+        self.indexes = Indexes(services.indexes)
         self.states: dict[int, StageState] = {}
         self.image_states: dict[ImageRequest, StageState] = {}
         self.tallies: dict[int, StageTally] = {}
@@ -147,6 +170,9 @@ class _Build:
                 at_once,
                 self.services.cancelled,
             )
+        except LayerLost:
+            self.background.finish()  # what was made is found the next time
+            raise
         except PybuildError:
             if self.background.failure is not None:  # which stopped the step that failed here
                 raise self.background.failure from None
@@ -225,7 +251,7 @@ class _Build:
             image, workspace = self.prepared.images[first.origin.request], self.services.workspace
             if self.uploads.leave(image.source):
                 for blob in image.manifest.layers:
-                    download = partial(self.services.client.open_blob, image.source, blob)
+                    download = partial(self.services.bases.open_blob, image.source, blob)
                     self.shared[blob.digest] = SharedBlob(download, workspace.new_blob)
             self.uploads.start_all(layer.layer for layer in self._image_stack(first.origin.request))
 
@@ -233,20 +259,20 @@ class _Build:
         """The layers of an image as the bottom of a stack; nothing is fetched yet."""
         image = self.prepared.images[request]
         diff_ids = image.config.diff_ids
-        client, source = self.services.client, image.source
+        bases, source = self.services.bases, image.source
         made = []
         for blob, diff_id, chain in zip(
             image.manifest.layers, diff_ids, chain_ids(diff_ids), strict=True
         ):
             shared = self.shared.get(blob.digest)
-            open_ = shared.open if shared else partial(client.open_blob, source, blob)
+            open_ = shared.open if shared else partial(bases.open_blob, source, blob)
             layer = Layer(blob, diff_id, open_, source)
             made.append(StackLayer(layer, chain, LayerOrigin.BASE, "", self._index_reader(chain)))
         return tuple(made)
 
     def _index_reader(self, chain: Digest) -> Callable[[], bytes | None]:
-        cache = self.services.cache
-        return (lambda: None) if cache is None else (lambda: cache.get_index(chain))
+        indexes = self.services.indexes
+        return (lambda: None) if indexes is None else (lambda: indexes.get_index(chain))
 
     def _new_state(self, stack: Stack) -> StageState:
         return StageState(
@@ -379,11 +405,27 @@ class _Build:
             steps,
             family=self._family(),
             annotations=self.request.annotations,
+            finish_config=self._with_inline_cache,
             squash=self.request.single_snapshot,
         )
         if warning := too_many_layers(image, len(stack) - len(base.diff_ids)):
             self.services.sink(Notice(Level.WARNING, warning, code="many-layers"))
         return image
+
+    def _with_inline_cache(self, raw_config: bytes) -> bytes:
+        """The image's config, with what was found out about each step if that is wanted."""
+        if not self.request.inline_cache:
+            return raw_config
+        from pybuild.cache.inline import InlineStep, with_steps
+
+        prepared, steps = self.prepared, []
+        for stage in prepared.plan.stages:
+            tally = self.tallies.get(stage.number)
+            stored = prepared.fit.stages[stage.number].steps if tally is None else tally.stored
+            for number, one in stored.items():
+                state = state_key(stage, prepared.facts, parent=one.parent, content=one.content)
+                steps.append(InlineStep((prepared.keys[stage.number, number], state), one))
+        return with_steps(raw_config, steps)
 
     def _result(self, image: Image, outputs: tuple[str, ...]) -> BuildResult:
         plan = self.prepared.plan

@@ -2,69 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
 from pybuild.image.digest import Digest
-from pybuild.plan.fit import Fit, fit
+from pybuild.plan.fit import Fit, StoredStep, fit
 from pybuild.plan.keys import StepId
-from pybuild.plan.steps import FromStage, Plan
+from pybuild.plan.steps import CopyAction, FromStage, Plan, Step
 
 if TYPE_CHECKING:
     from pybuild.cache.layers import CachedStep, LayerCache
 
-_AT_ONCE = 8
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+
+class Kept(Struct, frozen=True):
+    """Which steps are looked up and kept: kaniko's --cache-run-layers (WORKDIR is with RUN there)
+    and --cache-copy-layers."""
+
+    runs: bool = True
+    copies: bool = True
+
+    def covers(self, step: Step) -> bool:
+        return self.copies if isinstance(step.action, CopyAction) else self.runs
+
+
+ALL_KEPT = Kept()
 
 
 class Lookup(Struct, frozen=True):
-    """`found` are the entries under the first keys, `fit` those of them that may be used."""
+    """`keys` are those of the steps that the cache is for; `found` are the entries under them, the
+    preferred one first, `fit` those of them that may be used."""
 
     fit: Fit
     keys: Mapping[StepId, Digest] = field(default_factory=dict)
-    found: Mapping[StepId, CachedStep] = field(default_factory=dict)
+    found: Mapping[StepId, tuple[CachedStep, ...]] = field(default_factory=dict)
+
+    def chosen(self, stage: int, step: int) -> CachedStep | None:
+        """The entry that is to be used for a step, if there is one."""
+        return chosen_one(self.fit.stages[stage].steps.get(step), self.found.get((stage, step), ()))
 
 
-def look_up(cache: LayerCache, plan: Plan, keys: Mapping[StepId, Digest]) -> Lookup:
+def chosen_one(stored: StoredStep | None, candidates: tuple[CachedStep, ...]) -> CachedStep | None:
+    return next((one for one in candidates if one.stored == stored), None)
+
+
+def look_up(
+    cache: LayerCache, plan: Plan, keys: Mapping[StepId, Digest], kept: Kept = ALL_KEPT
+) -> Lookup:
     """Asks for all keys at once. An entry whose layer the registry has lost counts as missing, if
     that layer is needed; layers of stages that are not needed are not asked for."""
-    answers = _burst(cache.get, list(keys.values()))
-    found = {identity: hit for identity, hit in zip(keys, answers, strict=True) if hit}
+    from pybuild.cache.layers import burst
+
+    asked, unkept = _parted(plan, keys, kept)
+    answers = cache.find(list(asked.values()))
+    found = {identity: answers[key] for identity, key in asked.items() if answers[key]}
     while True:
-        fitting = _fit(plan, found)
+        fitting = _fit(plan, found, unkept)
+        lookup = Lookup(fitting, asked, found)
         used = [
-            (number, step)
+            ((number, step), one)
             for number in required(plan, fitting)
             for step in fitting.stages[number].steps
+            if (one := lookup.chosen(number, step)) is not None
         ]
-        there = _burst(lambda identity: cache.has_layer(found[identity]), used)
-        lost = [identity for identity, is_there in zip(used, there, strict=True) if not is_there]
+        there = burst(lambda one: one[1].is_there(), used)
+        lost = [item for item, is_there in zip(used, there, strict=True) if not is_there]
         if not lost:
-            return Lookup(fitting, keys, found)
-        for identity in lost:
-            del found[identity]
+            return lookup
+        for identity, one in lost:
+            found[identity] = tuple(other for other in found[identity] if other is not one)
 
 
 def without_cache(plan: Plan) -> Lookup:
-    return Lookup(_fit(plan, {}))
+    return Lookup(_fit(plan, {}, frozenset()))
 
 
-def _fit(plan: Plan, found: Mapping[StepId, CachedStep]) -> Fit:
-    return fit(plan, {identity: entry.stored for identity, entry in found.items()})
+def _parted(
+    plan: Plan, keys: Mapping[StepId, Digest], kept: Kept
+) -> tuple[dict[StepId, Digest], frozenset[StepId]]:
+    """The keys to ask for, and the steps that are left out."""
+    steps = {
+        (stage.number, step.number): kept.covers(step)
+        for stage in plan.stages
+        for step in stage.file_steps
+    }
+    asked = {identity: key for identity, key in keys.items() if steps[identity]}
+    return asked, frozenset(identity for identity, covered in steps.items() if not covered)
 
 
-def _burst(ask: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
-    """The first alone: it logs in, or finds that nobody answers, for all of them."""
-    answers = [ask(item) for item in items[:1]]
-    if len(items) > 1:
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(_AT_ONCE, "lookup") as pool:
-            answers += pool.map(ask, items[1:])
-    return answers
+def _fit(
+    plan: Plan, found: Mapping[StepId, tuple[CachedStep, ...]], unkept: frozenset[StepId]
+) -> Fit:
+    stored = {identity: [one.stored for one in entries] for identity, entries in found.items()}
+    return fit(plan, stored, unkept)
 
 
 def required(plan: Plan, fitting: Fit) -> frozenset[int]:

@@ -52,7 +52,7 @@ class Prepared(Struct, frozen=True):
     plan: Plan
     images: Mapping[ImageRequest, ResolvedImage]
     keys: Mapping[StepId, Digest]
-    found: Mapping[StepId, CachedStep]
+    found: Mapping[StepId, tuple[CachedStep, ...]]
     fit: Fit
     context: ContextSource
     picked: Mapping[StepId, list[Picked]]
@@ -85,7 +85,7 @@ def prepare(request: BuildRequest, services: Services) -> Prepared:
         )
         inputs |= mounted_inputs(plan, context)
         digests = {identity: taken.digest for identity, taken in inputs.items()}
-        lookup = look_up(services.cache, plan, first_keys(plan, facts, digests))
+        lookup = look_up(services.cache, plan, first_keys(plan, facts, digests), request.kept)
     return Prepared(
         plan,
         images,
@@ -172,7 +172,7 @@ def _resolve(
 ) -> list[ResolvedImage]:
     def resolve(need: ImageRequest) -> ResolvedImage:
         try:
-            image = services.client.resolve(parse_reference(need.name), need.platform)
+            image = services.bases.resolve(parse_reference(need.name), need.platform)
             _check_layers(need.name, image)
             return image
         except (BrokenConfig, BadCertificateFile):

@@ -15,9 +15,11 @@ from pybuild.events import (
     BuildFinished,
     EventSink,
 )
+from pybuild.executor.lookup import ALL_KEPT, Kept
 from pybuild.executor.mount_cache import MountCaches
 from pybuild.executor.workspace import Workspace
 from pybuild.image.descriptor import Annotations
+from pybuild.image.digest import Digest
 from pybuild.image.image import Image
 from pybuild.image.media_type import Family
 from pybuild.image.platform import Platform
@@ -25,7 +27,8 @@ from pybuild.image.reference import Reference
 from pybuild.isolation.command import Isolation, Secret
 
 if TYPE_CHECKING:
-    from pybuild.cache.layers import LayerCache
+    from pybuild.cache.bases import Bases
+    from pybuild.cache.layers import IndexStore, LayerCache
     from pybuild.context.open import ContextOptions
     from pybuild.layer.compress import CompressionOptions
     from pybuild.registry.client import Client
@@ -51,6 +54,8 @@ class BuildRequest(Struct, frozen=True):
     ignored: tuple[str, ...] = ()  # paths, with patterns, that the image does not get
     materialize: bool = False  # the image is unpacked, also where all of it was cached
     snapshot_seconds: float | None = None  # how long it may take to find what a RUN changed
+    kept: Kept = ALL_KEPT
+    inline_cache: bool = False
     family: Family | None = None  # of the manifest; None: that of the base
     annotations: Annotations = ()  # of the manifest; only OCI's have any
 
@@ -62,19 +67,28 @@ class OpenIsolation(Protocol):
 
 
 class Services(Struct, frozen=True):
-    """The I/O of a build. `cache` is None where no layer cache is asked for; `secrets` are those of
-    RUN --mount, by id."""
+    """The I/O of a build. `bases` are the images that others are built on. `cache` is None where no
+    layer cache is asked for, `indexes` where those of base layers are kept nowhere; `secrets` are
+    those of RUN --mount, by id."""
 
     client: Client
+    bases: Bases
     workspace: Workspace
     open_isolation: OpenIsolation
     cache: LayerCache | None
+    indexes: IndexStore | None
     sink: EventSink
     cancelled: threading.Event
     mount_caches: MountCaches
     fetching: ContextOptions  # how repositories that ADD names are fetched
     secrets: Mapping[str, Secret] = {}
     now: Callable[[], float] = time.time
+
+    def forget(self, layer: Digest) -> None:
+        """A layer that was lost is not taken from any cache again."""
+        self.bases.forget(layer)
+        if self.cache is not None:
+            self.cache.forget(layer)
 
 
 class BuildResult(Struct, frozen=True):

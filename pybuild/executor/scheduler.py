@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
+from pybuild.cache.layers import LayerLost
 from pybuild.errors import Cancelled
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ def run_stages(
     cancelled: threading.Event,
 ) -> None:
     """Builds each stage after those it needs (of these `stages`). The first failure sets
-    `cancelled`, so that the others stop, and is raised when they have."""
+    `cancelled`, so that the others stop, and is raised when they have. LayerLost is raised too, but
+    lets those finish that run: what they make is found in the cache when all begins again."""
     if at_once == 1 or len(stages) == 1:
         for stage in stages:
             if not cancelled.is_set():
@@ -33,8 +35,8 @@ def run_stages(
     done: set[int] = set()
     failures: list[BaseException] = []
     with ThreadPoolExecutor(min(at_once + 2, len(stages)), "stage") as pool:
-        while (waiting and not cancelled.is_set()) or running:
-            for stage in [] if cancelled.is_set() else list(waiting):
+        while (waiting and not (cancelled.is_set() or failures)) or running:
+            for stage in [] if cancelled.is_set() or failures else list(waiting):
                 if done.issuperset(numbers.intersection(stage.needs)):
                     running[pool.submit(build, stage)] = stage.number
                     waiting.remove(stage)
@@ -44,12 +46,13 @@ def run_stages(
                 error = future.exception()
                 if error is not None:
                     failures.append(error)
-                    cancelled.set()
+                    if not isinstance(error, LayerLost):
+                        cancelled.set()
     if failures:
         raise _first(failures)
 
 
 def _first(failures: list[BaseException]) -> BaseException:
-    """The one that the user has to know of: the first that is no echo of the others' stop."""
-    causes = [failure for failure in failures if not isinstance(failure, Cancelled)]
-    return (causes or failures)[0]
+    """The one that the user has to know of: the first that is no echo of the others' stop, and
+    that is not mended by beginning again."""
+    return min(failures, key=lambda failure: isinstance(failure, Cancelled | LayerLost))

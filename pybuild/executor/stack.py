@@ -18,7 +18,7 @@ from pybuild.image.verify import DigestMismatch
 from pybuild.rootfs.index import LayerIndex, Tree
 
 if TYPE_CHECKING:
-    from pybuild.cache.layers import LayerCache
+    from pybuild.cache.layers import IndexStore
     from pybuild.executor.workspace import Workspace
 
 
@@ -46,10 +46,17 @@ class StackLayer(Struct, frozen=True):
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
-        """Errors about what is in the layer say which one it is."""
+        """Errors about what is in the layer say which one it is; a layer of the cache that is not
+        what its entry says is lost, since the build can do without it."""
         try:
             yield
         except (HostileContent, DigestMismatch) as error:
+            if self.origin is LayerOrigin.CACHED:
+                from pybuild.cache.layers import LayerLost
+
+                digest = self.layer.descriptor.digest
+                told = f"the cached layer {digest} is not what its entry says: {error.message}"
+                raise LayerLost(digest, told) from error
             source = self.layer.source
             name = str(self.layer.descriptor.digest)[:19] + (f" of {source.name}" if source else "")
             if name not in error.message:  # two stages may meet one error
@@ -96,8 +103,8 @@ def _with_diff_id(chunks: Iterable[bytes], diff_id: Digest) -> Generator[bytes, 
 class Indexes:
     """Indexes of layers by chain ID, each read once, from wherever it is cheapest."""
 
-    def __init__(self, cache: LayerCache | None) -> None:
-        self._cache = cache
+    def __init__(self, store: IndexStore | None) -> None:
+        self._store = store
         self._known: dict[Digest, LayerIndex] = {}
         self._locks: dict[Digest, threading.Lock] = {}
         self._guard = threading.Lock()
@@ -142,8 +149,8 @@ class Indexes:
     def learned(self, layer: StackLayer, index: LayerIndex) -> LayerIndex:
         """Keeps a base layer's index for the builds that come after."""
         self.remember(layer.chain, index)
-        if self._cache is not None and layer.origin is LayerOrigin.BASE:
-            self._cache.put_index(layer.chain, index.to_bytes())
+        if self._store is not None and layer.origin is LayerOrigin.BASE:
+            self._store.put_index(layer.chain, index.to_bytes())
         return index
 
 

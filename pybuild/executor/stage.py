@@ -22,12 +22,13 @@ from pybuild.events import (
 )
 from pybuild.executor.errors import SnapshotTooSlow
 from pybuild.executor.inputs import StepId, Taken, digest_taken
+from pybuild.executor.lookup import chosen_one
 from pybuild.executor.stack import LayerOrigin, StackLayer
 from pybuild.executor.state import ContextSource, StageSource, StageState
 from pybuild.image.digest import Digest
 from pybuild.image.layer import Layer, chain_id
 from pybuild.image.media_type import family_of, in_family
-from pybuild.plan.fit import Fit, StoredStep, follow, taken_result
+from pybuild.plan.fit import NOT_CACHED, NOT_KEPT, Fit, StoredStep, follow, taken_result
 from pybuild.plan.keys import KeyFacts, state_key, step_key
 from pybuild.plan.steps import (
     CopyAction,
@@ -63,8 +64,8 @@ class StageServices(Struct, frozen=True):
 
     plan: Plan
     facts: KeyFacts
-    keys: Mapping[StepId, Digest]  # empty without a cache
-    found: Mapping[StepId, CachedStep]
+    keys: Mapping[StepId, Digest]  # of the steps that a cache is asked for
+    found: Mapping[StepId, tuple[CachedStep, ...]]
     fit: Fit
     cache: LayerCache | None
     context: ContextSource
@@ -95,6 +96,7 @@ class StageTally(Struct):
     """What a stage came to, for the summary and the image's history."""
 
     layers: dict[int, StackLayer | None] = field(default_factory=dict)  # by step number
+    stored: dict[int, StoredStep] = field(default_factory=dict)  # what the caches were told
     steps_run: int = 0
     steps_cached: int = 0
     seconds: float = 0.0
@@ -135,9 +137,10 @@ class StageBuilder:
                 assert_never(self.stage.origin)
 
     def _step(self, step: Step) -> None:
-        cache = self.services.cache
-        if cache is None:
-            self._carry_out(step, None, None, NO_CACHE)
+        cache, identity = self.services.cache, (self.stage.number, step.number)
+        if cache is None or identity not in self.services.keys:
+            reason = NO_CACHE if cache is None else NOT_KEPT
+            self._carry_out(step, self.services.inputs.get(identity), None, reason)
             return
         hit = self._first_hit(step)
         if hit is not None:
@@ -147,14 +150,15 @@ class StageBuilder:
         second = self._second_key(step, taken)
         hit = self._second_hit(step, second)
         if hit is None:
-            reason = self.services.fit.reason(self.stage.number, step.number) or "not in the cache"
+            reason = self.services.fit.reason(self.stage.number, step.number) or NOT_CACHED
             self._carry_out(step, taken, second, reason)
             return
         self._take(step, hit)
         # The next build of the same finds it before anything has run.
         stored = replace(hit.stored, taken=self._taken_result(step))
-        services, first = self.services, (self._first_key(step),)
-        services.store(lambda: cache.put_again(first, stored))
+        self.tally.stored[step.number] = stored
+        services, first, found = self.services, (self._first_key(step),), hit
+        services.store(lambda: cache.put_again(first, stored, found))
 
     # From the cache
 
@@ -162,11 +166,16 @@ class StageBuilder:
         return self.services.keys[self.stage.number, step.number]
 
     def _first_hit(self, step: Step) -> CachedStep | None:
-        """The entry under the first key, if it was made on what is here now."""
-        found = self.services.found.get((self.stage.number, step.number))
-        if found is None or not self._fits(step, found):
-            return None
-        return None if step.takes and found.stored.taken != self._taken_result(step) else found
+        """The entry under the first key that was made on what is here now; what was planned to be
+        taken comes before what else there is."""
+        found = self.services.found.get((self.stage.number, step.number), ())
+        planned = self.services.fit.stages[self.stage.number].steps.get(step.number)
+        chosen = chosen_one(planned, found)
+        result = self._taken_result(step) if step.takes and found else None
+        for one in (chosen, *found):
+            if one is not None and self._fits(step, one) and one.stored.taken == result:
+                return one
+        return None
 
     def _second_hit(self, step: Step, key: Digest) -> CachedStep | None:
         """The entry under a key that has all that the step takes in it."""
@@ -174,12 +183,11 @@ class StageBuilder:
         if key == self._first_key(step):
             return None
         found = self.services.cache.get(key)
-        return found if found is not None and self._fits(step, found) else None
+        return next((one for one in found if self._fits(step, one)), None)
 
     def _fits(self, step: Step, found: CachedStep) -> bool:
-        assert self.services.cache is not None
         on_this = step.stands_alone or found.stored.parent == self.state.chain
-        return on_this and self.services.cache.has_layer(found)
+        return on_this and found.is_there()
 
     def _taken_result(self, step: Step) -> Digest | None:
         """Of the stages and images that the step takes from."""
@@ -208,6 +216,7 @@ class StageBuilder:
             self.state.push(layer)
             self.services.on_layer(self.stage, layer)
         self.tally.layers[step.number] = layer
+        self.tally.stored[step.number] = hit.stored
         self.tally.steps_cached += 1
         size = hit.layer.descriptor.size if hit.layer else 0
         line = step.source.line
@@ -300,10 +309,12 @@ class StageBuilder:
         if layer is not None:
             state = state_key(self.stage, facts, parent=parent, content=packed.content)
             keys = (*keys, state)
-            known = cache.get(state)
-            if known is not None and known.stored.parent == parent and cache.has_layer(known):
+            known = next((one for one in cache.get(state) if self._was_made_here(one)), None)
+            if known is not None:
                 again = replace(known.stored, taken=taken, created=services.stored_at)
-                services.store(lambda: cache.put_again(keys, again))
+                self.tally.stored[step.number] = again
+                found = known
+                services.store(lambda: cache.put_again(keys, again, found))
                 return self._cached_layer(step, known)
         stored = StoredStep(
             parent=parent,
@@ -315,9 +326,13 @@ class StageBuilder:
             index=None,
             created=services.stored_at,
         )
+        self.tally.stored[step.number] = stored
         blob, index = (layer.layer if layer else None), packed.index
         services.store(lambda: cache.put(keys, stored, blob, index.to_bytes()))
         return layer
+
+    def _was_made_here(self, found: CachedStep) -> bool:
+        return found.stored.parent == self.state.chain and found.is_there()
 
     def _pack(self, step: Step, taken: Taken | None) -> PackedLayer:
         from pybuild.layer.pack import pack_layer

@@ -7,15 +7,19 @@ result of each stage and image it took from, and counts only where these agree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from pybuild.image.descriptor import Descriptor
 from pybuild.image.digest import Digest, digest_of
 from pybuild.image.layer import EMPTY_CHAIN, chain_id, chain_ids
 from pybuild.plan.keys import StepId
 from pybuild.plan.steps import FromImage, FromStage, Plan, StagePlan, Step
+
+NOT_CACHED = "not in the cache"
+NOT_KEPT = "not to be kept in the cache"
 
 
 class StoredStep(Struct, frozen=True):
@@ -77,12 +81,19 @@ def taken_result(plan: Plan, step: Step, chains: Mapping[int, Digest]) -> Digest
     return digest_of(" ".join(found).encode())
 
 
-def fit(plan: Plan, found: Mapping[StepId, StoredStep | None]) -> Fit:
-    """Walks the stages in order and keeps the entries that stand on each other."""
+def fit(
+    plan: Plan,
+    found: Mapping[StepId, Sequence[StoredStep]],
+    unkept: frozenset[StepId] = frozenset(),
+) -> Fit:
+    """Walks the stages in order and keeps the entries that stand on each other. `found` may hold
+    several of one step, from several caches; `unkept` are steps that no cache is asked for."""
     stages: dict[int, StageHits] = {}
     whole: dict[int, Digest] = {}  # results of the stages that are cached as a whole
     for stage in plan.stages:
         hits = _fit_stage(plan, stage, found, whole)
+        if hits.stopped is not None and (stage.number, hits.stopped[0]) in unkept:
+            hits = replace(hits, stopped=(hits.stopped[0], NOT_KEPT))
         stages[stage.number] = hits
         if hits.stopped is None:
             whole[stage.number] = hits.chain
@@ -92,21 +103,32 @@ def fit(plan: Plan, found: Mapping[StepId, StoredStep | None]) -> Fit:
 def _fit_stage(
     plan: Plan,
     stage: StagePlan,
-    found: Mapping[StepId, StoredStep | None],
+    found: Mapping[StepId, Sequence[StoredStep]],
     whole: Mapping[int, Digest],
 ) -> StageHits:
-    chain = base_chain(stage, whole)
-    steps: dict[int, StoredStep] = {}
+    """Follows all ways at once that the entries lead, and takes the one that leads furthest: two
+    caches may each have a step, and only one of them the next."""
+    base = base_chain(stage, whole)
+    ways: dict[Digest, dict[int, StoredStep]] = {EMPTY_CHAIN if base is None else base: {}}
     for step in stage.file_steps:
-        if chain is None:
-            return StageHits(steps, EMPTY_CHAIN, (step.number, "the stage below it runs"))
-        entry = found.get((stage.number, step.number))
-        reason = _misfit(plan, step, entry, chain, whole)
-        if entry is None or reason:
+        if base is None:
+            return StageHits({}, EMPTY_CHAIN, (step.number, "the stage below it runs"))
+        entries = found.get((stage.number, step.number), ())
+        further: dict[Digest, dict[int, StoredStep]] = {}
+        reason = "" if entries else NOT_CACHED
+        for chain, steps in ways.items():
+            for entry in entries:
+                misfit = _misfit(plan, step, entry, chain, whole)
+                if misfit:
+                    reason = reason or misfit
+                else:
+                    further.setdefault(follow(chain, entry), {**steps, step.number: entry})
+        if not further:
+            chain, steps = next(iter(ways.items()))
             return StageHits(steps, chain, (step.number, reason))
-        steps[step.number] = entry
-        chain = follow(chain, entry)
-    return StageHits(steps, EMPTY_CHAIN if chain is None else chain)
+        ways = further
+    chain, steps = next(iter(ways.items()))
+    return StageHits(steps, chain)
 
 
 def follow(chain: Digest, entry: StoredStep) -> Digest:
@@ -117,13 +139,11 @@ def follow(chain: Digest, entry: StoredStep) -> Digest:
 def _misfit(
     plan: Plan,
     step: Step,
-    entry: StoredStep | None,
+    entry: StoredStep,
     chain: Digest,
     whole: Mapping[int, Digest],
 ) -> str:
     """Why the entry can't be used; empty where it can."""
-    if entry is None:
-        return "not in the cache"
     if not step.stands_alone and entry.parent != chain:
         return "the cached layer was made on another parent"
     if not step.takes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from pybuild.image.media_type import OCI_INDEX, Family, is_foreign
 from pybuild.image.platform import Platform, choose
 from pybuild.store.blobs import BlobStore, beside
 from pybuild.store.errors import ImageMissing, LayoutBroken, writing
+from pybuild.store.locks import locked
 
 REF_NAME = "org.opencontainers.image.ref.name"
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX_LIMIT = 16 << 20
 _NESTED_INDEXES = 3
+_NO_FOLDER_LOCKS = (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class Layout:
@@ -47,10 +50,22 @@ class Layout:
             self.blobs.write([image.manifest.raw], image.descriptor)
             pairs = ((REF_NAME, name),) if name else ()
             entry = replace(image.descriptor, annotations=pairs, platform=image.config.platform)
-            with self._locked():
-                self._write_file("oci-layout", LAYOUT_FILE)
-                self._write_file("index.json", self._index_with(entry).raw)
+            self.update(lambda others: _with_entry(others, entry))
         return entry
+
+    def entries(self) -> tuple[Descriptor, ...]:
+        """What index.json names; nothing where there is none yet. Raises LayoutBroken, OSError."""
+        return self._index().manifests if (self.path / "index.json").exists() else ()
+
+    def update(self, change: Callable[[Sequence[Descriptor]], Sequence[Descriptor]]) -> None:
+        """Puts other entries into index.json, which is read and written as one step. The blobs of
+        new ones have to be there already. Raises LayoutBroken, OSError."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            if not (self.path / "oci-layout").exists():
+                self._write_file("oci-layout", LAYOUT_FILE)
+            index = make_index(change(self.entries()), Family.OCI)
+            self._write_file("index.json", index.raw)
 
     def image(self, name: str = "", platform: Platform | None = None) -> Image:
         """The image of that name; without a name the only one that is there.
@@ -107,18 +122,6 @@ class Layout:
             raise LayoutBroken(f"{path} is no index")
         return found
 
-    def _index_with(self, entry: Descriptor) -> Index:
-        # What others wrote stays; an entry of the same name or content is replaced.
-        name = dict(entry.annotations).get(REF_NAME, "")
-        kept: list[Descriptor] = []
-        if (self.path / "index.json").exists():
-            for other in self._index().manifests:
-                its_name = dict(other.annotations).get(REF_NAME, "")
-                same = its_name == name and (name or other.digest == entry.digest)
-                if not same:
-                    kept.append(other)
-        return make_index([*kept, entry], Family.OCI)
-
     def _named(self, index: Index, name: str) -> Descriptor:
         if not name and len(index.manifests) == 1:
             return index.manifests[0]
@@ -157,13 +160,29 @@ class Layout:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """index.json is read and written as one step, whoever else adds an image. The lock is on
-        the folder itself, since a layout has no place for a lock file."""
+        the folder itself, since a layout has no place for a lock file; where a network volume locks
+        only files that are open for writing, there has to be one."""
         folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            stack.callback(os.close, folder)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_FOLDER_LOCKS:
+                    raise
+                stack.enter_context(locked(self.path / ".lock"))
             yield
-        finally:
-            os.close(folder)
+
+
+def _with_entry(others: Sequence[Descriptor], entry: Descriptor) -> list[Descriptor]:
+    """What others wrote stays; an entry of the same name or content is replaced."""
+    name = dict(entry.annotations).get(REF_NAME, "")
+    kept = []
+    for other in others:
+        same = dict(other.annotations).get(REF_NAME, "") == name
+        if not (same and (name or other.digest == entry.digest)):
+            kept.append(other)
+    return [*kept, entry]
 
 
 def layout_index(entries: list[Descriptor]) -> bytes:

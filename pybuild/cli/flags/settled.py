@@ -61,20 +61,6 @@ SETTLED_FLAGS = (
         why=_PUT_BACK,
     ),
     refused("bucket", Group.BUILD, "the bucket of a context", short="b"),
-    settled_switch(
-        "cache-copy-layers",
-        Group.BUILD,
-        "also cache COPY",
-        harmless=("true",),
-        why="with --cache, COPY layers are always cached",
-    ),
-    refused_switch(
-        "cache-run-layers",
-        Group.BUILD,
-        "cache RUN",
-        default="true",
-        harmless=("true",),
-    ),
     refused_switch(
         "push-ignore-immutable-tag-errors",
         Group.BUILD,

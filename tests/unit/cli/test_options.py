@@ -16,8 +16,9 @@ from pybuild.cli.options import secrets as of_secrets
 from pybuild.cli.options import source as of_source
 from pybuild.cli.outputs import outputs
 from pybuild.cli.parse import Values, parse_flags
-from pybuild.errors import InputError, NotCarriedOut, PybuildError
+from pybuild.errors import InputError, PybuildError
 from pybuild.image.media_type import Family
+from pybuild.image.reference import BadReference
 from pybuild.layer.compress import Compression, CompressionOptions
 from pybuild.output.files import OutputFailed, Url
 
@@ -99,29 +100,73 @@ def test_destinations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "expected"),
+    ("argv", "target", "sources"),
     [
-        (["-d=r.io/a:1"], None),
-        (["-d=r.io/a:1", "--cache"], "r.io/a/cache:latest"),
-        (["-d=r.io/a:1", "--cache", "--cache-repo=r.io/c"], "r.io/c:latest"),
+        ([], None, ()),
+        (["-d=r.io/a:1", "--cache"], "r.io/a/cache", ("r.io/a/cache",)),
+        (["-d=r.io/a:1", "--cache", "--cache-repo=r.io/c:old"], "r.io/c", ("r.io/c",)),
+        (["-d=r.io/a:1", "--cache", "--cache-repo=oci:/x"], "/x", ("/x",)),
+        (["--no-push", "--cache", "--cache-repo=r.io/c", "--no-push-cache"], None, ("r.io/c",)),
+        (
+            ["--cache", "--cache-repo=r.io/c", "--cache-from=r.io/d", "--cache-from=oci:/x",
+             "--cache-from=r.io/c", "--cache-from=type=registry,ref=r.io/a:1"],
+            "r.io/c", ("r.io/c", "r.io/d", "/x", "r.io/a:1"),
+        ),
+        (["--cache-from=r.io/d"], None, ("r.io/d",)),
+        (["--cache=false", "--cache-from=r.io/d", "--inline-cache"], None, ()),
     ],
-)
-def test_cache_repository(argv: list[str], expected: str | None) -> None:
-    values = parse(*argv)
-    found = of_cache.cache_repository(values, of_result.destinations(values, needed=True))
-    assert (str(found) if found else None) == expected
+)  # fmt: skip
+def test_cache_places(argv: list[str], target: str | None, sources: tuple[str, ...]) -> None:
+    values = parse("--no-push", *argv)
+    found = of_cache.cache_places(values, of_result.destinations(values, needed=True))
+    assert (None if found.target is None else str(found.target)) == target
+    assert tuple(map(str, found.sources)) == sources and bool(found) is bool(sources)
+
+
+def test_an_inline_cache_is_asked_for_by_flag_or_as_docker_has_it() -> None:
+    for argv, wanted in (
+        (["--inline-cache"], True),
+        (["--build-arg=BUILDKIT_INLINE_CACHE=1"], True),
+        (["--build-arg=BUILDKIT_INLINE_CACHE=0"], False),
+    ):
+        found = of_cache.cache_places(parse("--no-push", *argv), ())
+        assert found.inline is wanted and bool(found) is wanted
 
 
 @pytest.mark.parametrize(
     ("argv", "error"),
     [
         (["--no-push", "--cache"], FlagsContradict),
-        (["--no-push", "--cache", "--cache-repo=oci:/x"], NotCarriedOut),
+        (["--no-push", "--cache", "--cache-repo=oci:"], BadFlag),
+        (["--no-push", "--cache-from=type=gha"], BadFlag),
+        (["--no-push", "--cache-from=type=s3,ref=x"], BadFlag),
+        (["--no-push", "--cache-from=R.io/X"], BadReference),
     ],
 )
 def test_a_cache_that_is_nowhere(argv: list[str], error: type[PybuildError]) -> None:
     with pytest.raises(error):
-        of_cache.cache_repository(parse(*argv), ())
+        of_cache.cache_places(parse(*argv), ())
+
+
+@pytest.mark.parametrize(
+    ("argv", "runs", "copies"),
+    [
+        ([], True, True),
+        (["--cache-run-layers=false"], False, True),
+        (["--cache-copy-layers=false"], True, False),
+        (["--cache-copy-layers"], True, True),
+    ],
+)
+def test_what_is_kept(argv: list[str], runs: bool, copies: bool) -> None:
+    kept = of_cache.kept(parse(*argv))
+    assert (kept.runs, kept.copies) == (runs, copies)
+
+
+def test_a_look_up_has_little_patience() -> None:
+    patient = of_registry.registry_options(parse())
+    hurried = of_cache.hurried(patient)
+    assert hurried.retry.tries < patient.retry.tries
+    assert hurried.timeout_seconds < patient.timeout_seconds
 
 
 @pytest.mark.parametrize(
