@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pybuild.context.open import DockerfileFound
     from pybuild.dockerfile.patterns import Patterns
     from pybuild.executor.request import BuildRequest, OpenIsolation, Services
+    from pybuild.image.image import Image
+    from pybuild.output.sbom.collect import ImageFiles
     from pybuild.registry.options import RegistryOptions
 
 # What kaniko's images have, so that a build there stays within one folder.
@@ -141,12 +143,18 @@ def _reporting(
 
 
 def _build(job: Job, sink: EventSink, stop: Stop) -> int:
-    from pybuild.cli.outputs import DIGEST_FILES, outputs
+    from pybuild.cli.outputs import DIGEST_FILES, Sboms, outputs
     from pybuild.executor.build import build
 
     with _prepared(job, sink, stop) as (request, services):
         files = outputs(job.values, request.destinations, job.environment)
-        result = build(request, services, files.write_image)
+        sboms = Sboms(result_options.sbom_request(job.values), request, services)
+
+        def before_push(image: Image, read: Callable[[], ImageFiles]) -> tuple[str, ...]:
+            return (*files.write_image(image), *sboms.write(image, read))
+
+        result = build(request, services, before_push)
+        sboms.attach(result.image)
         files.write_digests(result)
         told = (job.values.text(name) for name in DIGEST_FILES if job.values.text(name))
         written = tuple(dict.fromkeys((*result.summary.outputs, *told)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,13 @@ from pybuild.cli.errors import BadFlag
 from pybuild.cli.parse import Values
 
 if TYPE_CHECKING:
+    from pybuild.executor.request import BuildRequest, Services
+    from pybuild.image.image import Image
     from pybuild.image.reference import Reference
     from pybuild.output.files import Outputs, Url
+    from pybuild.output.sbom.attach import Document
+    from pybuild.output.sbom.collect import ImageFiles
+    from pybuild.output.sbom.write import SbomRequest
 
 DIGEST_FILES = ("digest-file", "image-name-with-digest-file", "image-name-tag-with-digest-file")
 OUTPUT_FLAGS = ("tar-path", "oci-layout-path", *DIGEST_FILES)
@@ -88,3 +93,44 @@ def _check_place(flag: str, path: Path) -> None:
         problem = f"can't be written by this user ({above})"
     if problem:
         raise OutputFailed(f"{flag}={path}: this {problem}", hint="name another place")
+
+
+class Sboms:
+    """The documents that a build was asked for: written before the push, attached after it."""
+
+    def __init__(
+        self, request: SbomRequest | None, build: BuildRequest, services: Services
+    ) -> None:
+        self._request = request
+        self._build = build
+        self._services = services
+        self._documents: tuple[Document, ...] = ()
+
+    def write(self, image: Image, read: Callable[[], ImageFiles]) -> tuple[str, ...]:
+        """The paths that were written."""
+        if self._request is None:
+            return ()
+        from pybuild import __version__
+        from pybuild.output.sbom.write import make_documents
+
+        names = [reference.name for reference in self._build.destinations]
+        name = names[0] if names else _NAMELESS
+        tool = f"pybuild-{__version__}"
+        self._documents = make_documents(
+            self._request, image, read(), name, tool, self._services.sink
+        )
+        return tuple(str(path) for _, path in self._request.files)
+
+    def attach(self, image: Image) -> None:
+        if self._request is None or not self._request.attached:
+            return
+        from pybuild.output.sbom.write import attach_documents
+
+        attach_documents(
+            self._request,
+            self._documents,
+            self._services.client,
+            self._build.destinations,
+            image,
+            self._services.sink,
+        )

@@ -32,7 +32,7 @@ from pybuild.executor.scheduler import run_stages
 from pybuild.executor.shared_blob import SharedBlob
 from pybuild.executor.stack import Indexes, LayerOrigin, Stack, StackLayer
 from pybuild.executor.stage import StageBuilder, StageServices, StageTally
-from pybuild.executor.state import StageState
+from pybuild.executor.state import StageSource, StageState
 from pybuild.executor.uploads import Uploads
 from pybuild.image.digest import Digest
 from pybuild.image.image import Image
@@ -71,15 +71,19 @@ def _time_text(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+BeforePush = Callable[[Image, Callable[[], StageSource]], tuple[str, ...]]
+
+
 def build(
     request: BuildRequest,
     services: Services,
-    before_push: Callable[[Image], tuple[str, ...]] = lambda _: (),
+    before_push: BeforePush = lambda _image, _files: (),
 ) -> BuildResult:
     """Builds and pushes. Raises PybuildError; nothing is tagged then.
 
-    `before_push` writes the image elsewhere too and gives the paths it wrote. The summary in the
-    result is for the caller to tell, once all that comes after the push is done.
+    `before_push` gets the image, and its files for whoever reads them; it writes the image
+    elsewhere too and gives the paths it wrote. The summary in the result is for the caller to tell,
+    once all that comes after the push is done.
 
     A layer of the cache that turns out to be damaged or gone only when it is read may have others
     on top of it already: all begins again without it, and what has been made meanwhile is found in
@@ -148,7 +152,7 @@ class _Build:
         self.created = _time_text(self.now_ns / 1e9)
         self.lineage = self._lineage()
 
-    def run(self, before_push: Callable[[Image], tuple[str, ...]]) -> BuildResult:
+    def run(self, before_push: BeforePush) -> BuildResult:
         plan = self.prepared.plan
         needed = required(plan, self.prepared.fit)
         reason = self._open_isolation(needed)
@@ -180,7 +184,8 @@ class _Build:
         if self.services.cancelled.is_set():
             self.background.finish()  # raises: a transfer failed, or a signal came
         image = self._assemble()
-        outputs = before_push(image)
+        target = self.states[self.prepared.plan.target]
+        outputs = before_push(image, lambda: StageSource(target))
         if self.request.push:
             self.uploads.finish(image)
         else:

@@ -29,6 +29,7 @@ class Descriptor(Struct, frozen=True):
     size: int
     annotations: Annotations = ()
     platform: Platform | None = None
+    artifact_type: str = ""  # of what an index entry names
 
     def to_json(self) -> dict[str, object]:
         result: dict[str, object] = {
@@ -36,6 +37,8 @@ class Descriptor(Struct, frozen=True):
             "digest": str(self.digest),
             "size": self.size,
         }
+        if self.artifact_type:
+            result["artifactType"] = self.artifact_type
         if self.annotations:
             result["annotations"] = dict(self.annotations)
         if self.platform:
@@ -60,6 +63,7 @@ class Descriptor(Struct, frozen=True):
             size,
             as_annotations(json.get("annotations")),
             _platform(json.get("platform")),
+            as_text(json.get("artifactType", ""), "artifactType"),
         )
 
 

@@ -116,23 +116,26 @@ def _lines(lines: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def write_digest_file(path: Path | Url | None, text: str) -> None:
-    """Makes missing folders on the way; replaces the file as a whole. Raises OutputFailed,
-    OutputNotWritable, OSError for a full disk."""
-    if path is None:
-        return
-    if isinstance(path, Url):
-        _put(path, text)
-        return
+def write_whole(path: Path, raw: bytes) -> None:
+    """Makes missing folders on the way; replaces the file as a whole. Raises OutputNotWritable,
+    OSError for a full disk."""
     from pybuild.store.blobs import beside
     from pybuild.store.errors import writing
 
     with writing(path):
         if path.exists() and not path.is_file():  # /dev/stdout, a pipe
-            path.write_text(text)
+            path.write_bytes(raw)
             return
         with beside(path) as (_, file):
-            file.write(text.encode())
+            file.write(raw)
+
+
+def write_digest_file(path: Path | Url | None, text: str) -> None:
+    """To a file as `write_whole`, to an address by PUT. Raises OutputFailed for the latter."""
+    if isinstance(path, Url):
+        _put(path, text)
+    elif path is not None:
+        write_whole(path, text.encode())
 
 
 _PUT_SECONDS = 30

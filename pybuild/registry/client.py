@@ -12,7 +12,7 @@ from pybuild.image.digest import Digest
 from pybuild.image.manifest import Index, Manifest
 from pybuild.image.platform import Platform
 from pybuild.image.reference import Reference
-from pybuild.registry import pull
+from pybuild.registry import pull, referrers
 from pybuild.registry.credentials import Keychain
 from pybuild.registry.options import RegistryOptions
 from pybuild.registry.pull import ResolvedImage
@@ -115,6 +115,10 @@ class Client:
         """Under the reference's tag, or its digest where it has no tag. All blobs have to be
         there already."""
         return self._pusher.push_manifest(ref, manifest)
+
+    def lists_referrers(self, ref: Reference, digest: Digest) -> bool:
+        """Whether the registry tells what refers to a manifest, so that no tag has to."""
+        return referrers.lists_referrers(self._session, ref, digest)
 
     def check_push(self, ref: Reference) -> None:
         """Raises what a push would raise. The upload that this opens serves the first blob."""

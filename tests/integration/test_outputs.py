@@ -179,3 +179,71 @@ def test_an_address_that_refuses_fails_the_build_without_its_secrets(
     assert (found.status, found.codes) == (1, ["output-failed"])
     assert f"{address}/digest" in found.error and "403" in found.error
     assert "Very-Secret" not in found.text
+
+
+def urls_of(file: Path) -> list[str]:
+    """What a document names beside the image itself."""
+    body = json.loads(file.read_bytes())
+    if "components" in body:
+        return [one["purl"] for one in body["components"] if "purl" in one]
+    packages = body["packages"][1:]
+    return [one["externalRefs"][0]["referenceLocator"] for one in packages]
+
+
+def test_an_sbom_tells_what_the_image_holds_and_not_what_was_removed(
+    project: Project, registry: FakeRegistry
+) -> None:
+    project.write("lib/python3/site-packages/kept-1.dist-info/METADATA", "Name: kept\nVersion: 1\n")
+    project.write("lib/python3/site-packages/gone-2.dist-info/METADATA", "Name: gone\nVersion: 2\n")
+    project.write("app/node_modules/@a/b/package.json", '{"name": "@a/b", "version": "3"}')
+    project.write("app/node_modules/bad/package.json", "{")
+    project.write("status", "Package: libc6\nStatus: install ok installed\nVersion: 2\n")
+    project.write(
+        "Dockerfile",
+        f"FROM {registry.host}/base/busybox\nCOPY lib /usr/lib\nCOPY app /app\n"
+        "COPY status /var/lib/dpkg/status\nRUN rm -r /usr/lib/python3/site-packages/gone-2*\n",
+    )
+    found = project.executor(
+        f"--destination={registry.host}/bom:1",
+        "--context=.",
+        f"--sbom=spdx={project.out}/a.json",
+        f"--sbom=cyclonedx={project.out}/made/b.json",
+    )
+    assert found.status == 0, found.text
+    wanted = ["pkg:deb/debian/libc6@2", "pkg:npm/%40a/b@3", "pkg:pypi/kept@1"]
+    assert urls_of(project.out / "a.json") == urls_of(project.out / "made/b.json") == wanted
+    assert "/app/node_modules/bad/package.json (it is no JSON)" in found.err
+    digest = str(pushed(registry, "bom", "1").digest)
+    assert json.loads((project.out / "a.json").read_bytes())["packages"][0]["versionInfo"] == digest
+
+
+def test_an_attached_sbom_is_found_from_the_image(project: Project, registry: FakeRegistry) -> None:
+    flags = ("--sbom-attach", "--sbom=cyclonedx", "--sbom=spdx", "--reproducible")
+    manifest = built(project, registry, *flags)
+    assert (project.context / "sbom.cdx.json").exists()
+    tag = str(manifest.digest).replace(":", "-")  # a registry that lists no referrers
+    for _ in range(2):  # again, to the same list
+        listed = json.loads(registry.manifests["app"][tag][1])
+        kinds = [entry["artifactType"] for entry in listed["manifests"]]
+        assert kinds == ["application/vnd.cyclonedx+json", "application/spdx+json"]
+        for entry in listed["manifests"]:
+            body = json.loads(registry.manifests["app"][entry["digest"]][1])
+            assert body["subject"]["digest"] == str(manifest.digest)
+            assert body["artifactType"] == entry["artifactType"]
+            (blob,) = body["layers"]
+            name = "sbom.spdx.json" if "spdx" in blob["mediaType"] else "sbom.cdx.json"
+            assert registry.blobs["app"][blob["digest"]] == (project.context / name).read_bytes()
+        assert built(project, registry, *flags).digest == manifest.digest
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        pytest.param(["--sbom=json"], "bad-option", id="unknown format"),
+        pytest.param(["--sbom-attach", "--no-push"], "flags-contradict", id="nothing pushed"),
+    ],
+)
+def test_mistakes(project: Project, flags: list[str], code: str) -> None:
+    project.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
+    found = project.executor("--destination=127.0.0.1:1/a:1", "--context=.", *flags)
+    assert (found.status, found.codes) == (1, [code])

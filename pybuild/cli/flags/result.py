@@ -68,6 +68,20 @@ RESULT_FLAGS = (
         "KEY=VALUE",
         commands=ALL,
     ),
+    many(
+        "sbom",
+        Group.RESULT,
+        "write which software the image holds: spdx or cyclonedx; to sbom.spdx.json or "
+        "sbom.cdx.json here if no file is named",
+        "FORMAT[=FILE]",
+        kaniko=False,
+    ),
+    switch(
+        "sbom-attach",
+        Group.RESULT,
+        "push it beside the image too, as an OCI referrer; SPDX if --sbom names no format",
+        kaniko=False,
+    ),
     switch(
         "reproducible",
         Group.RESULT,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pybuild.image.media_type import Family
     from pybuild.image.reference import Reference
     from pybuild.layer.compress import CompressionOptions
+    from pybuild.output.sbom.write import SbomRequest
 
 
 def destinations(values: Values, *, needed: bool) -> tuple[Reference, ...]:
@@ -70,6 +71,34 @@ def family(values: Values) -> Family | None:
     if any(needs_oci.values()):
         return Family.OCI
     return Family(asked) if asked else None
+
+
+def sbom_request(values: Values) -> SbomRequest | None:
+    """None where no document is asked for. Raises BadFlag for a format that there is not,
+    FlagsContradict for one without a push to be attached to."""
+    if not (values.many("sbom") or values.switch("sbom-attach")):
+        return None
+    from pathlib import Path
+
+    from pybuild.output.sbom.document import Format
+    from pybuild.output.sbom.write import SbomRequest
+
+    files = []
+    for text in values.many("sbom"):
+        name, _, file = text.partition("=")
+        if name not in {form.value for form in Format}:
+            raise BadFlag(f"--sbom can't be {text!r}", hint="spdx or cyclonedx, FORMAT=FILE")
+        form = Format(name)
+        files.append((form, Path(file or form.file_name)))
+    if not values.switch("sbom-attach"):
+        return SbomRequest(tuple(files))
+    if values.switch("no-push"):
+        raise FlagsContradict(
+            "--sbom-attach needs the image in a registry, and --no-push keeps it out",
+            hint="--sbom writes a file",
+        )
+    attached = tuple(dict.fromkeys(form for form, _ in files)) or (Format.SPDX,)
+    return SbomRequest(tuple(files), attached)
 
 
 def compression(values: Values, epoch: int | None) -> CompressionOptions:

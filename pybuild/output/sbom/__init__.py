@@ -1,0 +1,1 @@
+"""What software an image holds: found in its files, written as SPDX or CycloneDX."""
