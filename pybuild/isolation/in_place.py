@@ -47,15 +47,15 @@ class InPlaceLayers:
 
     def note(self) -> None:
         """Takes the table that the next changes are told from."""
-        from pybuild.layer.snapshot import WalkTable
+        from pybuild.layer.snapshot import Surface, WalkTable
 
-        self._before = WalkTable.take(self.directory, self._skip)
+        self._before = WalkTable.take(Surface(self.directory, self._skip))
 
     def changes(self, below: Tree) -> Iterator[Change]:
-        from pybuild.layer.snapshot import walk_changes
+        from pybuild.layer.snapshot import Surface, walk_changes
 
         assert self._before is not None, "changes() before any run()"
-        return walk_changes(self._before, self.directory, below, self._skip)
+        return walk_changes(self._before, Surface(self.directory, self._skip), below)
 
     def content(self, path: str) -> Path | None:
         """The path is resolved, and the root is quiet: no link is met on the way."""

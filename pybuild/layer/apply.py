@@ -13,6 +13,7 @@ from pybuild.layer.tar import TarReader
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.index import LayerIndex, Tree
 from pybuild.rootfs.packed import KEPT_LIMIT, KEPT_PATHS
+from pybuild.rootfs.tops import Tops
 
 __all__ = ["UnpackStyle", "read_layer", "unpack_layer"]
 
@@ -62,13 +63,15 @@ def unpack_layer(
     lower_path: Callable[[str], Path | None],
     select: Callable[[str], bool] | None = None,
     skip: Callable[[str], bool] | None = None,
+    tops: Tops | None = None,
 ) -> LayerIndex:
     """Writes a layer below `directory` and gives the index that `read_layer` gives.
 
-    OVERLAY styles need an empty `directory` of their own: removals become overlay's marks,
+    The styles of overlay need an empty `directory` of their own: removals become overlay's marks,
     missing parents get what `below` has for them, a hard link to a file of a lower layer becomes
-    a copy of what `lower_path` names. IN_PLACE works on a root that holds `below`; paths for
-    which `skip` is true are left alone. With `select`, only these paths are written.
+    a copy of what `lower_path` names. The others work on a root that holds `below`; paths for
+    which `skip` is true are left alone, and `tops` are the only names at its top.
+    With `select`, only these paths are written.
     Nothing outside `directory` is touched, whatever the layer holds. Raises what `read_layer`
     raises, AttributeRefused where a file capability can't be kept, and DiskFull.
     """
@@ -79,6 +82,7 @@ def unpack_layer(
         style=style,
         lower_path=lower_path,
         skip=skip,
+        tops=tops,
         partial=select is not None,
     )
     try:

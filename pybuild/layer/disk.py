@@ -12,12 +12,14 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from pybuild.layer.errors import AttributeRefused, LinkTargetMissing
 from pybuild.layer.place import LayerState
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.packed import IN_LOWER_LAYER
+from pybuild.rootfs.tops import LINKS, Tops
 from pybuild.rootfs.xattrs import clear_xattrs, write_xattrs
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -30,19 +32,29 @@ _CHUNK = 1 << 20
 
 class UnpackStyle(Enum):
     """How removals are written: as overlay's marks (in `trusted.` or `user.` attributes), or by
-    removing what is there."""
+    removing what is there. UNOWNED is in place by an ordinary user: every file is this user's, who
+    can read and write it; a device is an empty file, and what else the kernel refuses is left out.
+    Indexes keep what is true."""
 
     OVERLAY_TRUSTED = "overlay-trusted"
     OVERLAY_USER = "overlay-user"
     IN_PLACE = "in-place"
+    UNOWNED = "unowned"
 
     @property
     def opaque_attribute(self) -> str:
         return f"{'user' if self is UnpackStyle.OVERLAY_USER else 'trusted'}.overlay.opaque"
 
 
+def open_mode(mode: int, *, directory: bool) -> int:
+    """The mode that a file has on disk where its owner is an ordinary user: root could read and
+    write it whatever its mode says, and so has that user to."""
+    return mode | (0o700 if directory else 0o600)
+
+
 class Disk:
-    """One layer being written. `skip` names paths that are left alone (IN_PLACE)."""
+    """One layer being written. `skip` names paths that are left alone (IN_PLACE); with `tops`, the
+    names at the top of the root are these and no others."""
 
     def __init__(
         self,
@@ -52,15 +64,19 @@ class Disk:
         style: UnpackStyle,
         lower_path: Callable[[str], Path | None],
         skip: Callable[[str], bool] | None,
+        tops: Tops | None = None,
         partial: bool = False,
     ) -> None:
         self._partial = partial  # only some entries are written: a link's file may be missing
         self._state = state
         self._style = style
-        self._in_place = style is UnpackStyle.IN_PLACE
+        self._unowned = style is UnpackStyle.UNOWNED
+        self._in_place = self._unowned or style is UnpackStyle.IN_PLACE
         self._lower_path = lower_path
         self._skip = skip
+        self._tops = tops or Tops(frozenset(), frozenset())
         self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._links = os.open(LINKS, _DIRECTORY_FLAGS, dir_fd=self._root) if tops else self._root
         self._open: OrderedDict[str, int] = OrderedDict()
         self._touched: set[str] = set()  # directories whose times are set at the end
         self._copies: dict[str, str] = {}  # file of a lower layer → where it was copied to
@@ -74,9 +90,21 @@ class Disk:
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
+        if self._links != self._root:
+            os.close(self._links)
         os.close(self._root)
 
     # -- directories
+
+    def _top(self, name: str) -> int:
+        """The directory that has this name of the root's."""
+        return self._links if name in self._tops.links else self._root
+
+    def _parent(self, path: str) -> tuple[int, str]:
+        """A descriptor of the directory that `path` is in, as `_directory` gives it, and the name
+        there."""
+        above, _, name = path.rpartition("/")
+        return (self._directory(above) if above else self._top(name)), name
 
     def _directory(self, path: str) -> int:
         """A descriptor of a directory that is there, or is made now. Valid until the next call."""
@@ -98,6 +126,7 @@ class Disk:
                 break
         while todo:
             name = todo.pop()
+            descriptor = descriptor if start else self._top(name)
             start = f"{start}/{name}" if start else name
             descriptor = self._enter(descriptor, name, start)
             self._remember(start, descriptor)
@@ -156,8 +185,7 @@ class Disk:
         """Puts one entry in the place of whatever is there."""
         if self.skips(entry.path):
             return
-        parent_path, _, name = entry.path.rpartition("/")
-        parent = self._directory(parent_path)
+        parent, name = self._parent(entry.path)
         if entry.kind == Kind.DIRECTORY:
             self._write_directory(parent, name, entry)
             return
@@ -165,7 +193,7 @@ class Disk:
             self._create(parent, name, entry, content)
         except FileExistsError:
             if self._remove(parent, name, entry.path):
-                self._create(self._directory(parent_path), name, entry, content)
+                self._create(self._parent(entry.path)[0], name, entry, content)
 
     def _create(self, parent: int, name: str, entry: Entry, content: Iterable[memoryview]) -> None:
         kind = entry.kind
@@ -199,12 +227,28 @@ class Disk:
         if not fresh or (entry.uid, entry.gid) != self._owner:
             self._own(lambda: os.fchown(descriptor, entry.uid, entry.gid))
         directory = entry.kind == Kind.DIRECTORY
-        if directory or not fresh or entry.mode & (0o7000 | self._umask):
-            os.fchmod(descriptor, entry.mode)
+        mode = self._mode(entry)
+        if directory or not fresh or mode & (0o7000 | self._umask):
+            self._as_allowed(lambda: os.fchmod(descriptor, mode))
         if entry.xattrs:
             self._attributes(descriptor, entry)
 
+    def _mode(self, entry: Entry) -> int:
+        if not self._unowned:
+            return entry.mode
+        return open_mode(entry.mode, directory=entry.kind == Kind.DIRECTORY)
+
+    def _as_allowed(self, change: Callable[[], None]) -> None:
+        """A folder of the container's own may be another user's, who alone can change it."""
+        try:
+            change()
+        except PermissionError:
+            if not self._unowned:
+                raise
+
     def _own(self, change: Callable[[], None]) -> None:
+        if self._unowned:
+            return
         try:
             change()
         except OSError as error:
@@ -217,7 +261,7 @@ class Disk:
 
     def _attributes(self, place: str | int, entry: Entry) -> None:
         refused = write_xattrs(place, entry.xattrs)
-        if refused is not None:
+        if refused is not None and not self._unowned:
             name, error = refused
             raise AttributeRefused(entry.path, name, error.strerror or "refused") from error
 
@@ -228,7 +272,7 @@ class Disk:
                 lambda: os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
             )
         if entry.kind != Kind.SYMLINK:
-            os.chmod(name, entry.mode, dir_fd=parent)
+            os.chmod(name, self._mode(entry), dir_fd=parent)
         if entry.xattrs:
             self._attributes(f"/proc/self/fd/{parent}/{name}", entry)
         times = (entry.mtime_ns, entry.mtime_ns)
@@ -243,7 +287,9 @@ class Disk:
                 device = os.makedev(entry.major, entry.minor)
                 os.mknod(name, types[entry.kind] | 0o600, device, dir_fd=parent)
         except PermissionError:
-            return  # no CAP_MKNOD: the image keeps its device, a RUN has the container's /dev
+            if not self._unowned:
+                return  # no CAP_MKNOD: the image keeps its device, a RUN has the container's /dev
+            os.close(os.open(name, _CREATE_FLAGS, 0o600, dir_fd=parent))
         self._dress_name(parent, name, entry)
 
     def _write_directory(self, parent: int, name: str, entry: Entry) -> None:
@@ -259,14 +305,14 @@ class Disk:
                 if not self._remove(parent, name, path):
                     return
                 was_own = self._state.builder.kind(path) is not None
-                parent = self._directory(path.rpartition("/")[0])
+                parent, _ = self._parent(path)
                 descriptor = self._make_directory(parent, name, entry)
                 if was_own and not self._in_place:
                     self._mark_opaque(descriptor, path)  # what was here has hidden what is below
             else:
                 self._dress(descriptor, entry, fresh=False)
                 if self._in_place:
-                    clear_xattrs(descriptor, entry.xattrs)
+                    self._as_allowed(lambda: clear_xattrs(descriptor, entry.xattrs))
         if path in self._open:
             os.close(descriptor)
         else:
@@ -287,8 +333,7 @@ class Disk:
             return
         keep = os.dup(parent)
         try:
-            target_parent, _, target_name = target.rpartition("/")
-            source = self._directory(target_parent)
+            source, target_name = self._parent(target)
             os.link(target_name, name, src_dir_fd=source, dst_dir_fd=keep, follow_symlinks=False)
         except FileNotFoundError as error:
             if not self._partial:
@@ -326,8 +371,7 @@ class Disk:
             self.empty(path)
             self._replaced.add(path)
             return
-        parent_path, _, name = path.rpartition("/")
-        parent = self._directory(parent_path)  # is made if it is missing, as Docker does
+        parent, name = self._parent(path)  # is made if it is missing, as Docker does
         if self._state.lookup(path) is None:
             return
         if self._in_place:
@@ -356,7 +400,7 @@ class Disk:
                 if self._state.is_own_directory(child):
                     self._empty_in_place(child, self._directory(child))
                 elif not self._state.is_own(child):
-                    self._remove(keep, name, child)
+                    self._remove(keep if path else self._top(name), name, child)
         finally:
             os.close(keep)
 
@@ -370,7 +414,7 @@ class Disk:
         except FileNotFoundError:
             return True
         except OSError as error:
-            if error.errno not in (errno.EISDIR, errno.EPERM, errno.EBUSY):
+            if error.errno not in self._not_unlinked(path):
                 raise
             if error.errno == errno.EBUSY:
                 return False  # something is mounted here
@@ -385,7 +429,7 @@ class Disk:
                 ]
             finally:
                 os.close(descriptor)
-            if not all(gone):
+            if not all(gone) or path in self._tops.folders:
                 return False
             os.rmdir(name, dir_fd=keep)
             return True
@@ -395,6 +439,11 @@ class Disk:
             raise
         finally:
             os.close(keep)
+
+    def _not_unlinked(self, path: str) -> tuple[int, ...]:
+        """What unlink(2) says of a directory, and of what something is mounted on."""
+        denied = (errno.EACCES,) if path in self._tops.folders else ()
+        return errno.EISDIR, errno.EPERM, errno.EBUSY, *denied
 
     # -- the end
 
@@ -406,13 +455,12 @@ class Disk:
             entry = self._state.lookup(path)
             if entry is None or entry.kind != Kind.DIRECTORY:
                 continue
-            parent_path, _, name = path.rpartition("/")
+            above, _, name = path.rpartition("/")
             try:
-                parent = self._directory_that_is(parent_path)
-                times = (entry.mtime_ns, entry.mtime_ns)
+                parent = self._directory_that_is(above) if above else self._top(name)
                 if path in self._replaced:
                     self._dress_again(parent, name, entry)
-                os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)
+                self._as_allowed(partial(_set_time, parent, name, entry.mtime_ns))
             except FileNotFoundError:
                 continue  # was replaced later on
 
@@ -420,7 +468,7 @@ class Disk:
         descriptor = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
         try:
             self._dress(descriptor, entry, fresh=False)
-            clear_xattrs(descriptor, entry.xattrs)
+            self._as_allowed(lambda: clear_xattrs(descriptor, entry.xattrs))
         finally:
             os.close(descriptor)
 
@@ -428,9 +476,10 @@ class Disk:
         known = self._open.get(path)
         if known is not None or not path:
             return self._root if known is None else known
-        descriptor = self._root
+        names = path.split("/")
+        descriptor = self._top(names[0])
         opened = -1
-        for name in path.split("/"):
+        for name in names:
             following = os.open(name, _DIRECTORY_FLAGS, dir_fd=descriptor)
             if opened >= 0:
                 os.close(opened)
@@ -448,6 +497,10 @@ class Disk:
                 self._mark_opaque(self._directory(path), path)
             elif not self._state.is_own(path):
                 os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=self._root)
+
+
+def _set_time(parent: int, name: str, mtime_ns: int) -> None:
+    os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
 
 
 def _umask() -> int:

@@ -22,6 +22,36 @@ from pybuild.rootfs.xattrs import is_portable
 _CHUNK = 1 << 20
 
 
+class Surface:
+    """A root as it lies on disk. Where paths have other places there, or files are to be something
+    else than what the kernel says of them, another class gives the same answers."""
+
+    def __init__(self, root: Path, skip: Callable[[str], bool]) -> None:
+        self._base = os.fspath(root)
+        self._skip = skip
+
+    def listing(self, path: str) -> Listing:
+        """What a directory has, without what `skip` names."""
+        above = f"{path}/" if path else ""
+        found = listing(f"{self._base}/{path}")
+        return [item for item in found if not self._skip(above + item[0])]
+
+    def place(self, path: str) -> str:
+        """Where the content of a file can be read."""
+        return f"{self._base}/{path}"
+
+    def mark(self, status: os.stat_result) -> int:
+        """A number that changes with whatever is to be true of a file besides its status."""
+        del status
+        return 0
+
+    def entry(self, path: str, status: os.stat_result, old: Entry | None, *, same: bool) -> Entry:
+        """What the file is to be. `old` is what the layers below have there; `same` tells that it
+        is the file which was there before, and no other under its name."""
+        del old, same
+        return entry_from(path, self.place(path), status)
+
+
 class _Emitter:
     """Makes changes from what is found, in order: drops what the layers below have already,
     names further names of one file as hard links, and puts parents before their children.
@@ -30,8 +60,8 @@ class _Emitter:
     BuildKit's layers; its times alone are no change.
     """
 
-    def __init__(self, root: str, below: Tree) -> None:
-        self._root = root
+    def __init__(self, surface: Surface, below: Tree) -> None:
+        self._surface = surface
         self._below = below
         # Directories above what is looked at now that were not given yet; the bare path of one
         # that did not change, whose entry is read only if it is needed
@@ -62,8 +92,9 @@ class _Emitter:
     def _give_parents(self) -> Iterator[Change]:
         for parent in self._parents:
             if isinstance(parent, str):
-                place = f"{self._root}/{parent}"
-                parent = entry_from(parent, place, os.lstat(place))
+                status = os.lstat(self._surface.place(parent))
+                old = self._below.lookup(parent)
+                parent = self._surface.entry(parent, status, old, same=True)
             yield Change(parent)
         self._parents.clear()
 
@@ -82,8 +113,8 @@ class _Emitter:
                 link = replace(entry, kind=Kind.HARDLINK, link=first, size=0, xattrs=())
                 yield Change(replace(link, major=0, minor=0))
                 return
-        content = f"{self._root}/{entry.path}" if entry.kind == Kind.FILE and entry.size else None
-        yield Change(entry, content)
+        has_content = entry.kind == Kind.FILE and entry.size
+        yield Change(entry, self._surface.place(entry.path) if has_content else None)
 
     def removal(self, path: str) -> Iterator[Change]:
         self._leave_for(path)
@@ -107,7 +138,7 @@ class _Emitter:
             return True
         # A build that sets times (SOURCE_DATE_EPOCH, tar, touch -r) can change only the bytes
         known = self._below.content_digest(entry.path)
-        return bool(known) and known == _sha256(f"{self._root}/{entry.path}")
+        return bool(known) and known == _sha256(self._surface.place(entry.path))
 
 
 def _same_directory(entry: Entry, old: Entry) -> bool:
@@ -146,7 +177,7 @@ def overlay_changes(
     """
     prefix = "user.overlay." if user_xattrs else "trusted.overlay."
     root = os.fspath(upper)
-    emitter = _Emitter(root, below)
+    emitter = _Emitter(Surface(upper, ignore), below)
     # Each level: the rest of its listing, its path with a slash, whether the layers below count
     stack = [(iter(listing(root)), "", True)]
     while stack:
@@ -205,8 +236,8 @@ def _split_xattrs(
 
 # -- walk ------------------------------------------------------------------------------------
 
-# mtime ns, ctime ns, inode, size, mode, uid, gid, device it names, links to it
-_STATUS = struct.Struct("<qqQqIIIQQ")
+# mtime ns, ctime ns, inode, size, mode, uid, gid, device it names, links to it, mark
+_STATUS = struct.Struct("<qqQqIIIQQq")
 
 
 class WalkTable:
@@ -218,21 +249,16 @@ class WalkTable:
         self._directories = directories
 
     @staticmethod
-    def take(root: Path, skip: Callable[[str], bool]) -> WalkTable:
+    def take(surface: Surface) -> WalkTable:
         """Reads no file. A change after this is seen if the clock's tick has passed."""
-        base = os.fspath(root)
         directories: dict[str, bytes] = {}
         todo = [""]
         while todo:
             path = todo.pop()
             above = f"{path}/" if path else ""
-            items = listing(f"{base}/{path}")
-            directories[path] = _pack_listing(items, above, skip)
-            todo.extend(
-                above + name
-                for name, status in items
-                if stat.S_ISDIR(status.st_mode) and not skip(above + name)
-            )
+            items = surface.listing(path)
+            directories[path] = _pack_listing(items, surface)
+            todo.extend(above + name for name, status in items if stat.S_ISDIR(status.st_mode))
         return WalkTable(directories)
 
     def __len__(self) -> int:
@@ -243,17 +269,14 @@ class WalkTable:
         return self._directories.get(directory, b"")
 
 
-def _pack_listing(items: Listing, above: str, skip: Callable[[str], bool]) -> bytes:
+def _pack_listing(items: Listing, surface: Surface) -> bytes:
+    mark = surface.mark
     return b"".join(
-        [
-            os.fsencode(name) + b"\0" + _pack_status(status)
-            for name, status in items
-            if not skip(above + name)
-        ]
+        [os.fsencode(name) + b"\0" + _pack_status(status, mark(status)) for name, status in items]
     )
 
 
-def _pack_status(status: os.stat_result) -> bytes:
+def _pack_status(status: os.stat_result, mark: int) -> bytes:
     return _STATUS.pack(
         status.st_mtime_ns,
         status.st_ctime_ns,
@@ -264,6 +287,7 @@ def _pack_status(status: os.stat_result) -> bytes:
         status.st_gid,
         status.st_rdev,
         status.st_nlink,
+        mark,
     )
 
 
@@ -277,15 +301,12 @@ def _unpack_listing(data: bytes) -> dict[str, bytes]:
     return result
 
 
-def walk_changes(
-    before: WalkTable, root: Path, below: Tree, skip: Callable[[str], bool]
-) -> Iterator[Change]:
+def walk_changes(before: WalkTable, surface: Surface, below: Tree) -> Iterator[Change]:
     """What differs from `before`, in the order a layer is to have it. Only files whose status
     differs are looked at, and read only if nothing but their content can have changed. `below`
     is the tree that the root held; what it does not have needs no removal."""
-    base = os.fspath(root)
-    emitter = _Emitter(base, below)
-    stack = [(_compare(before, base, "", skip), "")]
+    emitter = _Emitter(surface, below)
+    stack = [(_compare(before, surface, ""), "")]
     while stack:
         rest, above = stack[-1]
         found = next(rest, None)
@@ -298,22 +319,26 @@ def walk_changes(
             if below.lookup(path) is not None:
                 yield from emitter.removal(path)
             continue
-        changed = old_status != _pack_status(status)
+        changed = old_status != _pack_status(status, surface.mark(status))
         if stat.S_ISDIR(status.st_mode):
-            stack.append((_compare(before, base, path, skip), f"{path}/"))
+            stack.append((_compare(before, surface, path), f"{path}/"))
             if not changed:
                 emitter.pass_through(path)
                 continue
         elif not changed:
             continue
-        entry = entry_from(path, f"{base}/{path}", status)
         old = below.lookup(path)
+        entry = surface.entry(path, status, old, same=_inode(old_status) == status.st_ino)
         if entry.kind != Kind.DIRECTORY:
             yield from emitter.leaf(entry, status, old)
             continue
         if old is None and _is_same_stub(old_status, status):
             old = entry  # was there before, though no layer has it: only what is in it changed
         yield from emitter.enter(entry, old)
+
+
+def _inode(packed: bytes) -> int:
+    return _STATUS.unpack(packed)[2] if packed else -1
 
 
 def _is_same_stub(old_status: bytes, status: os.stat_result) -> bool:
@@ -325,30 +350,24 @@ def _is_same_stub(old_status: bytes, status: os.stat_result) -> bool:
 
 
 def _compare(
-    before: WalkTable, base: str, path: str, skip: Callable[[str], bool]
+    before: WalkTable, surface: Surface, path: str
 ) -> Iterator[tuple[str, bytes, os.stat_result | None]]:
     """Sorted names of a directory with their status before (empty: not there) and now (None).
     Where the whole listing is the same bytes, only directories are given."""
-    above = f"{path}/" if path else ""
-    items = [item for item in listing(f"{base}/{path}") if not skip(above + item[0])]
+    items = surface.listing(path)
     packed = before.of(path)
     if not packed:  # a new directory, or one that was empty
         for name, status in items:
             yield name, b"", status
         return
-    if packed == _pack_listing(items, above, _skip_nothing):
+    if packed == _pack_listing(items, surface):
         for name, status in items:
             if stat.S_ISDIR(status.st_mode):
-                yield name, _pack_status(status), status
+                yield name, _pack_status(status, surface.mark(status)), status
         return
     old = _unpack_listing(packed)
     now: dict[str, os.stat_result | None] = dict(items)
     for name in old:
         now.setdefault(name, None)
     for name in sorted(now, key=os.fsencode):
-        if not skip(above + name):
-            yield name, old.get(name, b""), now[name]
-
-
-def _skip_nothing(_path: str) -> bool:
-    return False
+        yield name, old.get(name, b""), now[name]

@@ -18,7 +18,7 @@ from pybuild.layer.apply import UnpackStyle, read_layer
 from pybuild.layer.changes import Change
 from pybuild.layer.compress import Compression, CompressionOptions
 from pybuild.layer.pack import PackedLayer, PackOptions, pack_layer
-from pybuild.layer.snapshot import WalkTable, overlay_changes, walk_changes
+from pybuild.layer.snapshot import Surface, WalkTable, overlay_changes, walk_changes
 from pybuild.rootfs.entry import Kind
 from pybuild.rootfs.index import Tree
 from tests.support.layers import Node, archive, in_pieces, member, scan, unpack
@@ -97,7 +97,7 @@ def pack(changes: Iterator[Change], place: Path, name: str) -> PackedLayer:
 
 def layer_of(directory: Path, place: Path) -> PackedLayer:
     """All of a directory as one layer."""
-    return pack(walk_changes(WalkTable({}), directory, Tree(), nothing), place, "base.tar")
+    return pack(walk_changes(WalkTable({}), Surface(directory, nothing), Tree()), place, "base.tar")
 
 
 def contents(place: Path) -> dict[str, Node]:
@@ -125,11 +125,13 @@ def test_applying_the_difference_gives_the_target(before: Model, after: Model, t
         unpack(base.path.read_bytes(), place / "copy")
         assert contents(place / "copy") == contents(place / "before")
 
-        table = WalkTable.take(place / "before", nothing)
+        table = WalkTable.take(Surface(place / "before", nothing))
         for child in (place / "before").iterdir():
             shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
         write(after, place / "before", twins)
-        packed = pack(walk_changes(table, place / "before", below, nothing), place, "diff.tar")
+        packed = pack(
+            walk_changes(table, Surface(place / "before", nothing), below), place, "diff.tar"
+        )
         data = packed.path.read_bytes()
         merged = below.with_layer(packed.index)
 

@@ -13,7 +13,7 @@ import pytest
 from pybuild.layer.apply import read_layer
 from pybuild.layer.changes import Change
 from pybuild.layer.errors import OverlayUnsupported
-from pybuild.layer.snapshot import WalkTable, overlay_changes, walk_changes
+from pybuild.layer.snapshot import Surface, WalkTable, overlay_changes, walk_changes
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.index import Tree
 from tests.support.layers import archive, in_pieces, member, unpack
@@ -55,10 +55,10 @@ def by_overlay(tmp_path: Path, command: str, ignore: Callable[[str], bool]) -> l
 def by_walk(tmp_path: Path, command: str, ignore: Callable[[str], bool]) -> list[Change]:
     root = tmp_path / "root"
     unpack(BASE, root)
-    before = WalkTable.take(root, ignore)
+    before = WalkTable.take(Surface(root, ignore))
     time.sleep(0.02)  # more than a tick of the clock that files are stamped with
     subprocess.run(["sh", "-ec", command], cwd=root, check=True, timeout=60)
-    return list(walk_changes(before, root, BELOW, ignore))
+    return list(walk_changes(before, Surface(root, ignore), BELOW))
 
 
 def words(changes: list[Change]) -> list[str]:
@@ -149,11 +149,11 @@ def test_a_stub_that_no_layer_has_is_not_in_the_layer(tmp_path: Path) -> None:
     root = tmp_path / "root"
     unpack(BASE, root)
     (root / "stub").mkdir()
-    before = WalkTable.take(root, nothing)
+    before = WalkTable.take(Surface(root, nothing))
     time.sleep(0.02)
     (root / "stub/x").touch()
     (root / "stub/x").unlink()
-    assert list(walk_changes(before, root, BELOW, nothing)) == []
+    assert list(walk_changes(before, Surface(root, nothing), BELOW)) == []
 
 
 def test_where_the_bytes_are(tmp_path: Path) -> None:
