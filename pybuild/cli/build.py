@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pybuild.context.open import DockerfileFound
     from pybuild.dockerfile.patterns import Patterns
     from pybuild.executor.request import BuildRequest, OpenIsolation, Services
+    from pybuild.isolation.turns import Waiting
     from pybuild.image.image import Image
     from pybuild.output.sbom.collect import ImageFiles
     from pybuild.registry.options import RegistryOptions
@@ -178,6 +179,7 @@ def _plan(job: Job, sink: EventSink, stop: Stop) -> int:
 @contextmanager
 def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequest, Services]]:
     """All that a build is given; undone at the end, in the opposite order."""
+    from pybuild.cli.turn import among_others
     from pybuild.context.directory import DirectoryContext
     from pybuild.context.open import find_dockerfile, open_context
     from pybuild.dockerfile.parser import parse
@@ -198,12 +200,16 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
     for note in values.notes:
         sink(Notice(Level.INFO, note))
     with ExitStack() as stack:
+        what = ", ".join(map(str, destinations)) or f"a build of {job.context}"
+        turn = stack.enter_context(among_others(what, sink, stop.asked))
         workspace = Workspace.create(work_parent(values, environment))
         stack.callback(workspace.remove)
+        turn.announce(leave=(workspace.root,))
         fetched = source_options.context_options(
             values, workspace.root / "context", environment, stop.asked
         )
         root = stack.enter_context(open_context(job.context, fetched, sink))
+        turn.announce(keep=(root, *_kept(job)))
         found = find_dockerfile(
             values.text("dockerfile"),
             root,
@@ -251,7 +257,7 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             client,
             cache_options.bases(values, client, sink),
             workspace,
-            _isolation_opener(job, root),
+            _isolation_opener(job, root, turn.waiting),
             cache,
             cache_options.indexes(values, cache, sink),
             sink,
@@ -289,7 +295,7 @@ def _place_of_pattern(found: DockerfileFound) -> Source | None:
     return None
 
 
-def _isolation_opener(job: Job, context: Path) -> OpenIsolation:
+def _isolation_opener(job: Job, context: Path, waiting: Waiting) -> OpenIsolation:
     """Chooses the isolation when the first RUN needs one."""
     from pybuild.executor.workspace import Workspace
     from pybuild.isolation.command import Isolation
@@ -302,6 +308,7 @@ def _isolation_opener(job: Job, context: Path) -> OpenIsolation:
             keep=(workspace.root, context, *_kept(job)),
             discard=workspace.discard,
             force=job.values.switch("force"),
+            waiting=waiting,
         )
         isolation = choose(job.values.text("isolation"), workspace.roots, wishes)
         return isolation, isolation.reason

@@ -10,10 +10,9 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from pybuild.executor.errors import WorkFolderUnusable
-from pybuild.isolation.removal import REMOVED, lock_directory, remove_later, remove_tree
+from pybuild.isolation.removal import make_locked, remove_later, remove_tree
 
-_PREFIX = "pybuild-work-"
-_NEW = "pybuild-new-"
+PREFIX = "pybuild-work-"
 
 
 class Workspace(Struct, frozen=True):
@@ -28,14 +27,9 @@ class Workspace(Struct, frozen=True):
     def create(parent: Path) -> Workspace:
         """A new folder of its own below `parent`, readable by nobody else. What builds that were
         killed left there is removed."""
-        import tempfile
-
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            _remove_left(parent)
-            # Under another name until it is locked: a build that starts now would take it for
-            # one that was left.
-            new = Path(tempfile.mkdtemp(prefix=_NEW, dir=parent))
+            root, lock = make_locked(parent, PREFIX)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -44,9 +38,6 @@ class Workspace(Struct, frozen=True):
                 f"{(error.strerror or str(error)).lower()}",
                 hint="name a folder that this user may write to with --kaniko-dir or TMPDIR",
             ) from error
-        lock = lock_directory(new)
-        assert lock is not None, "a new folder is nobody else's"
-        root = new.rename(parent / new.name.replace(_NEW, _PREFIX))
         for name in ("blobs", "spool", "roots"):
             (root / name).mkdir()
         return Workspace(root, lock)
@@ -74,15 +65,3 @@ class Workspace(Struct, frozen=True):
         else:
             remove_tree(self.root)
         os.close(self.lock)
-
-
-def _remove_left(parent: Path) -> None:
-    """Folders of builds that ended without removing them: nobody holds their lock."""
-    for path in (*parent.glob(f"{_PREFIX}*"), *parent.glob(f"{REMOVED}*")):
-        try:
-            lock = lock_directory(path)
-        except OSError:
-            continue  # gone meanwhile, or somebody else's
-        if lock is not None:
-            remove_later(path, parent)
-            os.close(lock)

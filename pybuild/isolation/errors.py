@@ -119,3 +119,16 @@ class PutBackFailed(PybuildError):
     """The container's own files could not all be put back after a build in place."""
 
     code = "put-back-failed"
+
+
+class MountMoved(RunFailed):
+    """A RUN in place renamed a folder that leads to one of the container's mounts."""
+
+    code = "mount-moved"
+
+    def __init__(self, now: str, before: str) -> None:
+        super().__init__(
+            f"the command renamed {before} to {now}; the container has a mount below it",
+            status=1,
+            hint="mount the volume elsewhere, or use an isolation where a RUN does not see it",
+        )

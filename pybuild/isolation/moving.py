@@ -14,7 +14,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 
+from pybuild.isolation.capabilities import has_capability
+from pybuild.isolation.removal import mount_points
+
 COPY_CHUNK = 1 << 20
+CAP_CHOWN = 0
 
 
 class Kept:
@@ -103,9 +107,24 @@ def _is_directory(path: str) -> bool:
 def move(source: str, target: str, links: Links) -> None:
     """rename(2), or where that is refused across filesystems, or for a lower directory of the
     container's overlay, a copy that is then removed. Overlay takes a file with several names apart
-    when one of them is renamed, so these are linked anew."""
+    when one of them is renamed, so these are linked anew. Raises OSError; EBUSY for a directory
+    that can't be renamed as a whole and has a mount in it, whose files are not ours to move."""
     found = os.lstat(source)
-    directory = stat.S_ISDIR(found.st_mode)
+    if not stat.S_ISDIR(found.st_mode):
+        _move_file(source, target, found, links)
+        return
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        if any(point.startswith(f"{source}/") for point in mount_points()):
+            raise OSError(errno.EBUSY, "something is mounted in it", source) from None
+        _move_directory(source, target, found, links)
+
+
+def _move_file(source: str, target: str, found: os.stat_result, links: Links) -> None:
+    """Anything but a directory."""
     inode = (found.st_dev, found.st_ino)
     if inode in links:
         os.link(links[inode], target, follow_symlinks=False)
@@ -116,19 +135,26 @@ def move(source: str, target: str, links: Links) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        if directory:
-            _move_directory(source, target, found, links)
-        else:
-            _copy(source, target, found)
-            os.unlink(source)
-    if found.st_nlink > 1 and not directory:
+        _copy(source, target, found)
+        os.unlink(source)
+    if found.st_nlink > 1:
         links[inode] = target
 
 
 def _move_directory(source: str, target: str, found: os.stat_result, links: Links) -> None:
     os.mkdir(target, 0o700)
     for name in os.listdir(source):
-        move(f"{source}/{name}", f"{target}/{name}", links)
+        here, there = f"{source}/{name}", f"{target}/{name}"
+        inner = os.lstat(here)
+        if not stat.S_ISDIR(inner.st_mode):
+            _move_file(here, there, inner, links)
+            continue
+        try:
+            os.rename(here, there)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _move_directory(here, there, inner, links)
     copy_attributes(source, target, found)
     os.rmdir(source)
 
@@ -162,16 +188,34 @@ def times_kept(directory: str) -> Iterator[None]:
 def copy_attributes(source: str, target: str, found: os.stat_result) -> None:
     """Owner, mode, extended attributes and times; chown first, as it takes setuid bits and
     capabilities away."""
-    os.chown(target, found.st_uid, found.st_gid, follow_symlinks=False)
-    if not stat.S_ISLNK(found.st_mode):
-        os.chmod(target, stat.S_IMODE(found.st_mode))
+    with as_allowed():
+        set_owner(target, found.st_uid, found.st_gid)
+        if not stat.S_ISLNK(found.st_mode):
+            os.chmod(target, stat.S_IMODE(found.st_mode))
     names = portable_names(source)
     for name in set(portable_names(target)) - set(names):
         os.removexattr(target, name, follow_symlinks=False)
     for name in names:
         value = os.getxattr(source, name, follow_symlinks=False)
         os.setxattr(target, name, value, follow_symlinks=False)
-    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns), follow_symlinks=False)
+    with as_allowed():
+        os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns), follow_symlinks=False)
+
+
+def set_owner(path: str, uid: int, gid: int) -> None:
+    """An ordinary user owns what it makes; a folder that is another's keeps its group too."""
+    if os.geteuid() == 0:
+        os.chown(path, uid, gid, follow_symlinks=False)
+
+
+@contextmanager
+def as_allowed() -> Iterator[None]:
+    """What an ordinary user is refused with a folder that is another's is as it was, then."""
+    try:
+        yield
+    except PermissionError:
+        if has_capability(CAP_CHOWN):
+            raise
 
 
 def portable_names(path: str) -> list[str]:

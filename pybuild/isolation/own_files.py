@@ -9,12 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pybuild.isolation.errors import PutBackFailed
+from pybuild.isolation.errors import MountMoved, PutBackFailed
 from pybuild.isolation.moving import Kept, Twice, move_in, move_out
 from pybuild.isolation.record import (
     RootRecord,
+    displaced_mounts,
     put_mounts_back,
     read_record,
     restore_folders,
@@ -24,7 +27,7 @@ from pybuild.isolation.record import (
     write_record,
 )
 from pybuild.isolation.removal import empty_directory, mount_points, remove_tree
-from pybuild.isolation.turns import WAITING_FILES
+from pybuild.isolation.turns import WAITING_FILES, Place, Presence, Waiting
 
 STRAY_SECONDS = 10.0  # for the processes of a build that was killed, and for what they still write
 MOVING, MOVED, RESTORING = "moving", "moved", "restoring"
@@ -57,6 +60,13 @@ class OwnFiles:
         move_out(self._root, str(self._own), kept)
         self._note(MOVED)
         return record
+
+    def after_run(self) -> None:
+        """Mends what a RUN may have done to more than the image. Raises MountMoved."""
+        assert self._record is not None
+        restore_nodes(self._record.nodes)
+        for now, before in displaced_mounts(self._record):
+            raise MountMoved(now, before)
 
     def put_back(self) -> None:
         """Everything as it was, from whatever point was reached. Raises OSError, PutBackFailed."""
@@ -118,6 +128,36 @@ class OwnFiles:
             return self._state.read_text()
         except OSError:
             return MOVED
+
+
+def arrive(path: Path, waiting: Waiting) -> Presence:
+    """A build makes itself known to the others of its container, once the container's own files
+    are where they belong: it waits for a build that is under way, and undoes what one that was
+    killed has left. Raises Cancelled, PutBackFailed."""
+    place, own = Place(path), OwnFiles(path)
+    while True:
+        presence = Presence(place, waiting)
+        if not own.are_aside:
+            return presence
+        presence.close()
+        lock = place.alone(waiting)
+        try:
+            with failing_by_name(path):
+                own.put_back()
+        finally:
+            os.close(lock)
+
+
+@contextmanager
+def failing_by_name(place: Path) -> Iterator[None]:
+    """Raises PutBackFailed for an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise PutBackFailed(
+            f"the container's own files could not be put back: {error}",
+            hint=f"they are in {place}; the next build in this container tries again",
+        ) from error
 
 
 def await_session_end(session: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from pybuild.isolation.moving import Kept, portable_names
+from pybuild.isolation.moving import Kept, as_allowed, portable_names, set_owner
 from pybuild.isolation.removal import mounts_by_id, remove_tree
 
 DEVICES = "/dev"
@@ -112,16 +112,22 @@ def read_record(path: Path) -> RootRecord | None:
         return None
 
 
-def put_mounts_back(record: RootRecord) -> None:
-    """A RUN can't move a mount, but can rename a folder on the way to it: that gets its name back.
-    To be called while there is nothing but such folders in the root."""
+def displaced_mounts(record: RootRecord) -> list[tuple[str, str]]:
+    """A RUN can't move a mount, but can rename a folder on the way to it: gives what it renamed,
+    as (name now, name before)."""
+    found = []
     for number, path in mounts_by_id().items():
         wanted = os.fsdecode(record.mounts.get(number, b""))
         if wanted and wanted != path:
-            now, then = _without_common_end(path, wanted)
-            if now and then:
-                os.makedirs(os.path.dirname(then), exist_ok=True)
-                os.rename(now, then)
+            found.append(_without_common_end(path, wanted))
+    return list(dict.fromkeys(pair for pair in found if all(pair)))
+
+
+def put_mounts_back(record: RootRecord) -> None:
+    """To be called while there is nothing in the root but folders that lead to mounts."""
+    for now, before in displaced_mounts(record):
+        os.makedirs(os.path.dirname(before), exist_ok=True)
+        os.rename(now, before)
 
 
 def _without_common_end(one: str, other: str) -> tuple[str, str]:
@@ -140,18 +146,24 @@ def restore_folders(folders: Iterable[Folder]) -> None:
             os.mkdir(folder.path, 0o700)
     for folder in reversed(known):
         path = os.fsdecode(folder.path)
-        found = os.lstat(path)
-        if (found.st_uid, found.st_gid) != (folder.uid, folder.gid):
-            os.chown(path, folder.uid, folder.gid, follow_symlinks=False)
-            found = os.lstat(path)
-        if stat.S_IMODE(found.st_mode) != folder.mode:
-            os.chmod(path, folder.mode)
+        with as_allowed():
+            _restore_mode(path, folder)
         if (now := portable_names(path)) or folder.xattrs:
             for name in set(now) - {name for name, _ in folder.xattrs}:
                 os.removexattr(path, name)
             for name, value in folder.xattrs:
                 os.setxattr(path, name, value)
-        os.utime(path, ns=(folder.atime_ns, folder.mtime_ns))
+        with as_allowed():
+            os.utime(path, ns=(folder.atime_ns, folder.mtime_ns))
+
+
+def _restore_mode(path: str, folder: Folder) -> None:
+    found = os.lstat(path)
+    if (found.st_uid, found.st_gid) != (folder.uid, folder.gid):
+        set_owner(path, folder.uid, folder.gid)
+        found = os.lstat(path)
+    if stat.S_IMODE(found.st_mode) != folder.mode:
+        os.chmod(path, folder.mode)
 
 
 def restore_links(links: Iterable[tuple[bytes, ...]]) -> None:
@@ -216,7 +228,7 @@ def restore_nodes(nodes: tuple[Node, ...]) -> list[str]:
             if not os.path.lexists(path):
                 _make_node(node)
             _dress_node(node)
-        except OSError:
+        except PermissionError:
             failed.append(os.fsdecode(path))
     os.utime(DEVICES, ns=(before.st_atime_ns, before.st_mtime_ns))
     return failed
@@ -232,7 +244,7 @@ def _make_node(node: Node) -> None:
     elif stat.S_ISDIR(node.mode):
         os.mkdir(node.path)
     elif stat.S_ISREG(node.mode):
-        raise OSError("what it held is lost")
+        raise PermissionError("what it held is lost")
     else:
         os.mknod(node.path, node.mode, node.rdev)
 

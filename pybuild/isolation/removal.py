@@ -6,10 +6,13 @@ import fcntl
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 REMOVED = "pybuild-removed-"
+NEW = "pybuild-new-"
+NEW_SECONDS = 60
 
 
 def mounts_by_id() -> dict[int, str]:
@@ -106,6 +109,41 @@ def lock_directory(path: Path) -> int | None:
         os.close(fd)
         return None
     return fd
+
+
+def make_locked(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new directory, readable by nobody else, that is marked as in use until the descriptor is
+    closed. Those of the same prefix that nobody uses were left by builds that were killed, and are
+    removed."""
+    import tempfile
+
+    remove_left(parent, prefix)
+    # Under another name until it is locked: a build that starts now would take it for one that
+    # was left.
+    new = Path(tempfile.mkdtemp(prefix=NEW, dir=parent))
+    lock = lock_directory(new)
+    assert lock is not None, "a new directory is nobody else's"
+    return new.rename(parent / new.name.replace(NEW, prefix, 1)), lock
+
+
+def remove_left(parent: Path, prefix: str) -> None:
+    old = [path for path in parent.glob(f"{NEW}*") if _is_old(path)]
+    for path in (*parent.glob(f"{prefix}*"), *parent.glob(f"{REMOVED}*"), *old):
+        try:
+            lock = lock_directory(path)
+        except OSError:
+            continue  # gone meanwhile, or somebody else's
+        if lock is not None:
+            remove_later(path, parent)
+            os.close(lock)
+
+
+def _is_old(path: Path) -> bool:
+    """Whether whoever made it has had the time to lock it."""
+    try:
+        return time.time() - path.lstat().st_mtime > NEW_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def remove_stub(root: Path, path: str) -> None:

@@ -16,7 +16,7 @@ from pybuild.isolation.errors import IsolationUnsupported, NotInContainer
 from pybuild.isolation.namespace import Namespace
 from pybuild.isolation.probe import Found, find_namespace, has_capability
 from pybuild.isolation.process import Runner
-from pybuild.isolation.removal import remove_tree
+from pybuild.isolation.removal import make_locked, remove_tree
 from pybuild.isolation.takeover import (
     Takeover,
     interpreter_stays,
@@ -82,10 +82,14 @@ def _choose(name: str, workdir: Path, wishes: Wishes, runner: Runner) -> Isolati
     if name in ("auto", "namespace"):
         found = find_namespace(runner, (workdir, *wishes.candidates))
         if found.setup is not None and found.directory is not None:
-            directory = found.directory / f"isolation-{os.urandom(6).hex()}"  # volumes are shared
-            return Namespace(
-                directory, found.setup, runner, reason=found.reason, discard=wishes.discard
-            )
+            # volumes are shared, and outlive the container
+            directory, lock = make_locked(found.directory, "pybuild-isolation-")
+
+            def discard(path: Path) -> None:
+                wishes.discard(path)
+                os.close(lock)
+
+            return Namespace(directory, found.setup, runner, reason=found.reason, discard=discard)
         refused.append(("namespace", found))
     if name in ("auto", "takeover"):
         found = find_takeover()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pybuild.isolation.command import Mounting, Network, Output, Root, RunCommand, StackedLayer
-from pybuild.isolation.errors import PutBackFailed, RunFlagUnsupported
+from pybuild.isolation.errors import RunFlagUnsupported
 from pybuild.isolation.in_place import InPlaceLayers
-from pybuild.isolation.moving import Kept, move_in, move_out, times_kept
-from pybuild.isolation.own_files import OwnFiles
+from pybuild.isolation.moving import Kept, move_in, move_out
+from pybuild.isolation.own_files import OwnFiles, failing_by_name
 from pybuild.isolation.process import Request, Runner, status_of
 from pybuild.isolation.removal import mount_points, remove_tree
 from pybuild.isolation.stand_in import stand_ins
@@ -79,13 +79,13 @@ class Takeover:
         self._number = 0
         self._closed = False
         self._turns = Place(place)
-        with times_kept(str(place.parent)):
-            self._lock = self._turns.alone(waiting)
-            (place / "stages").mkdir(exist_ok=True)
+        self._lock = self._turns.alone(waiting)
+        (place / "stages").mkdir(exist_ok=True)
         theirs = [os.fsdecode(path) for other in self._turns.others() for path in other.keep]
         self.kept = Kept({*kept.paths, str(place), *theirs} - set(SHARED_PREFIXES))
         hide_from_other_processes()
-        self._own.put_back()
+        with failing_by_name(place):
+            self._own.put_back()
 
     def open_root(self) -> Root:
         self._number += 1
@@ -112,6 +112,9 @@ class Takeover:
             self._active = None
         remove_tree(root.stored)
 
+    def after_run(self) -> None:
+        self._own.after_run()
+
     def is_active(self, root: _TakeoverRoot) -> bool:
         return self._active is root
 
@@ -123,16 +126,11 @@ class Takeover:
         self.runner.close()
         self._active = None
         try:
-            self._own.put_back()
-        except OSError as error:
-            raise PutBackFailed(
-                f"the container's own files could not be put back: {error}",
-                hint=f"they are in {self._place}; the next build in this container tries again",
-            ) from error
+            with failing_by_name(self._place):
+                self._own.put_back()
         finally:
             os.close(self._lock)
-        with times_kept(str(self._place.parent)):
-            self._turns.leave()
+        self._turns.leave()
 
 
 class _TakeoverRoot:
@@ -164,9 +162,11 @@ class _TakeoverRoot:
         try:
             with stand_ins(command.mounts, aside, self._takeover.kept):
                 request = request_for(command)
-                return status_of(self._takeover.runner.run(request, output, cancelled), request)
+                outcome = self._takeover.runner.run(request, output, cancelled)
         finally:
             remove_tree(aside)
+        self._takeover.after_run()
+        return status_of(outcome, request)
 
     def changes(self, below: Tree) -> Iterator[Change]:
         self._takeover.activate(self)

@@ -23,6 +23,8 @@ from msgspec import Struct, field
 
 from pybuild.errors import Cancelled
 from pybuild.events import Event, EventSink, Level, Notice
+from pybuild.isolation.moving import times_kept
+from pybuild.isolation.removal import remove_tree
 
 PLACE = ".takeover"
 WAITING_FILES = "container"  # in the place: the container's own, while an image is on `/`
@@ -115,10 +117,11 @@ class Place:
 
     def _open(self) -> int:
         while True:
-            made = not self.path.exists()
-            self._builds.mkdir(parents=True, exist_ok=True)
-            if made:
+            if not self.path.exists():
+                with times_kept(str(self.path.parent)):
+                    self.path.mkdir(exist_ok=True)
                 self.path.chmod(0o711)  # a waiting root is walked through by all of its users
+            self._builds.mkdir(exist_ok=True)
             try:
                 return os.open(self._lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
@@ -135,8 +138,6 @@ class Place:
 
     def others(self, mine: str = "") -> Iterator[Announced]:
         """What the builds under way have announced. What those left that have ended is removed."""
-        from pybuild.isolation.removal import remove_tree
-
         for path in sorted(self._builds.iterdir()):
             if path.name == mine:
                 continue
@@ -159,8 +160,6 @@ class Place:
 
     def leave(self) -> None:
         """Removes the place if nobody else is there, and nothing waits in it to be put back."""
-        from pybuild.isolation.removal import remove_tree
-
         if not self._lock.exists():
             return
         fd = self._open()
@@ -168,7 +167,8 @@ class Place:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             empty = not any(self._builds.iterdir()) and not (self.path / WAITING_FILES).exists()
             if empty and self._is_current(fd):
-                remove_tree(self.path)
+                with times_kept(str(self.path.parent)):
+                    remove_tree(self.path)
         except BlockingIOError:
             return
         finally:

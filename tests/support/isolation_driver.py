@@ -195,10 +195,10 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def listing() -> dict[str, tuple[object, ...]]:
+def listing(*left_out: str) -> dict[str, tuple[object, ...]]:
     """Everything of the container's `/` but what is mounted: attributes, times and contents."""
     found: dict[str, tuple[object, ...]] = {}
-    mounts = mount_points() - {"/"}
+    mounts = {*mount_points(), *left_out} - {"/"}
     pending = [Path("/")]
     while pending:
         path = pending.pop()
