@@ -187,13 +187,12 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
     from pybuild.executor.request import BuildRequest, Services
     from pybuild.executor.workspace import Workspace
     from pybuild.registry.client import Client
-    from pybuild.registry.credentials import DockerConfigKeychain
 
     values, environment = job.values, job.environment
     needs_destination = "tar-path" in values.texts  # `plan` has no outputs, and needs none
     destinations = result_options.destinations(values, needed=needs_destination)
     places = cache_options.cache_places(values, destinations)
-    registries = registry_options.registry_options(values)
+    registries = registry_options.registry_options(values, environment)
     epoch = result_options.epoch(values, environment)
     targets = source_options.targets(values)
     compression = result_options.compression(values, epoch)
@@ -219,7 +218,9 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
         for lint in dockerfile.warnings:
             place = f"{found.file}:{lint.source.line}"
             sink(Notice(Level.WARNING, f"{place}: {lint.message}", code=lint.rule))
-        keychain = DockerConfigKeychain(environment)
+        keychain = registry_options.keychain(values, environment)
+        stack.callback(keychain.close)
+        stop.when_asked(keychain.close)
 
         def make_client(options: RegistryOptions) -> Client:
             made = Client(options, keychain, sink)

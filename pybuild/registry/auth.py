@@ -92,9 +92,12 @@ class Authorizer:
             tokens = self._tokens.get(endpoint.host, [])
             self._tokens[endpoint.host] = [token for token in tokens if token.text not in sent]
             self._note_name(endpoint, scopes, challenge)
-        if challenge.scheme == "bearer":
-            return not self.credentials(registry, scopes).registry_token
-        return not sent and bool(self.credentials(registry, scopes).username)
+        known = self.credentials(registry, scopes)
+        if challenge.scheme == "bearer" and not known.registry_token:
+            return True
+        if not sent and known:
+            return True
+        return self._keychain.renew(registry, scopes[0].repository)
 
     def _note_name(self, endpoint: Endpoint, scopes: Scopes, challenge: Challenge) -> None:
         # A registry behind a proxy may know the repository under a longer name.
@@ -146,8 +149,12 @@ class Authorizer:
         denied = PushDenied if scopes[0].push else PullDenied
         asked = Asked(doing, host, registry, scopes[0].repository, purpose, denied=denied)
         started = time.monotonic()
-        reply = self._ask(realm, endpoint, self._parameters(endpoint, scopes, challenge), known)
+        parameters = self._parameters(endpoint, scopes, challenge)
         try:
+            reply = self._ask(realm, endpoint, parameters, known)
+            if reply.status in (400, 401) and self._renewed(registry, scopes, reply):
+                known = self.credentials(registry, scopes)
+                reply = self._ask(realm, endpoint, parameters, known)
             if reply.status != 200:
                 answer = read_answer(reply)
                 tried = self.tried(registry)
@@ -157,6 +164,13 @@ class Authorizer:
             raise Transient(RequestRefused(f"can't {doing}: {host}'s answer: {error}")) from error
         # A token about to expire is not begun with.
         return _Token(text, scopes, started + lifetime - min(10.0, lifetime / 4))
+
+    def _renewed(self, registry: str, scopes: Scopes, reply: Reply) -> bool:
+        """Whether other credentials are to be had now than those that were just refused."""
+        if not self._keychain.renew(registry, scopes[0].repository):
+            return False
+        reply.close()
+        return True
 
     def _parameters(
         self, endpoint: Endpoint, scopes: Scopes, challenge: Challenge

@@ -12,7 +12,7 @@ from pybuild.image.digest import Digest
 from pybuild.image.manifest import Index, Manifest
 from pybuild.image.platform import Platform
 from pybuild.image.reference import Reference
-from pybuild.registry import pull, referrers
+from pybuild.registry import catalog, pull, referrers
 from pybuild.registry.credentials import Keychain
 from pybuild.registry.options import RegistryOptions
 from pybuild.registry.pull import ResolvedImage
@@ -28,7 +28,8 @@ class Client:
     bytes are not what was named; BrokenConfig where the credentials can't be read."""
 
     def __init__(self, options: RegistryOptions, keychain: Keychain, sink: EventSink) -> None:
-        self._session = Session(options, keychain, sink, user_agent=f"pybuild/{__version__}")
+        agent = ",".join(filter(None, (f"pybuild/{__version__}", options.client_name)))
+        self._session = Session(options, keychain, sink, user_agent=agent)
         self._transfers = Transfers(sink)
         self._pusher = Pusher(self._session, self._transfers)
 
@@ -86,6 +87,14 @@ class Client:
             yield from transfer.watch(pull.stream_blob(self._session, ref, descriptor))
             transfer.outcome = TransferOutcome.DONE
 
+    def open_rest(self, ref: Reference, descriptor: Descriptor, done: int) -> Iterator[bytes]:
+        """A blob from its byte `done` on, NOT verified: who has the beginning checks the whole."""
+        label = f"{ref.repository}@{descriptor.digest.hex[:12]}"
+        with self._transfers.begin(TransferKind.PULL, label, descriptor.size) as transfer:
+            rest = pull.stream_rest(self._session, ref, descriptor, done)
+            yield from transfer.watch(rest, done)
+            transfer.outcome = TransferOutcome.DONE
+
     # Push
 
     def blob_exists(self, ref: Reference, digest: Digest) -> bool:
@@ -120,6 +129,17 @@ class Client:
         """Whether the registry tells what refers to a manifest, so that no tag has to."""
         return referrers.lists_referrers(self._session, ref, digest)
 
+    # What is kept
+
+    def tags(self, ref: Reference) -> Iterator[str]:
+        """All tags of the repository."""
+        return catalog.tags(self._session, ref)
+
+    def delete_manifest(self, ref: Reference) -> bool:
+        """Removes what the reference's digest names, with all its tags; whether it was there."""
+        return catalog.delete_manifest(self._session, ref)
+
     def check_push(self, ref: Reference) -> None:
-        """Raises what a push would raise. The upload that this opens serves the first blob."""
+        """Raises what a push would raise, unless the options leave that out. The upload that this
+        opens serves the first blob, or is given up."""
         self._pusher.check_push(ref)

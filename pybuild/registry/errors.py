@@ -72,6 +72,19 @@ class RequestRefused(RegistryError):
     code = "request-refused"
 
 
+class TagImmutable(RegistryError):
+    """The tag exists, and the registry lets nobody move it."""
+
+    code = "tag-immutable"
+    advice = "push another tag, or give --push-ignore-immutable-tag-errors"
+
+
+class DeleteRefused(RegistryError):
+    """The registry deletes nothing, or not for these credentials."""
+
+    code = "delete-refused"
+
+
 class PlatformUnknown(RegistryError):
     """The index holds no image for the platform that is asked for."""
 
@@ -89,3 +102,15 @@ class BadCertificateFile(InputError):
     """A file given as a registry's CA or client certificate can't be used."""
 
     code = "bad-certificate-file"
+
+
+class BadProxy(InputError):
+    """HTTP_PROXY or HTTPS_PROXY names a proxy that can't be used."""
+
+    code = "bad-proxy"
+
+
+class PushIncomplete(RegistryError):
+    """The image was pushed to some of its destinations, and not to others."""
+
+    code = "push-incomplete"

@@ -30,7 +30,9 @@ class RegistryOptions(Struct, frozen=True):
 
     `mirrors` stand in for Docker Hub, `map` for any registry: `host[/prefix]`, tried in order,
     then the original unless `default_fallback` is off. `certificates` are further authorities by
-    host, `client_certificates` pairs of certificate and key file by host.
+    host, `client_certificates` pairs of certificate and key file by host. `check_push` has the
+    right to push tried before the build; with `ignore_immutable` a tag that exists and may not be
+    moved is no failure. `client_name` is added to the User-Agent.
     """
 
     insecure: frozenset[str] = frozenset()
@@ -46,6 +48,9 @@ class RegistryOptions(Struct, frozen=True):
     client_certificates: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_seconds: float = 60.0
+    check_push: bool = True
+    ignore_immutable: bool = False
+    client_name: str = ""
 
     def may_be_plain(self, host: str, purpose: Purpose) -> bool:
         """Whether plain HTTP may be spoken, by a flag or since the host is this machine."""

@@ -17,6 +17,7 @@ from pybuild.registry.errors import (
     RegistryBroken,
     RepositoryUnknown,
     RequestRefused,
+    TagImmutable,
     Unauthorized,
 )
 from pybuild.registry.options import Purpose
@@ -122,6 +123,8 @@ def problem_of(
         return Transient(broken, retry_after_seconds(answer.retry_after))
     if status >= 500:
         return RegistryBroken(text, hint="the registry's own log says more")
+    if asked.purpose is Purpose.PUSH and is_immutable(answer):
+        return TagImmutable(text)
     if status in (401, 403):
         return _denied(asked, answer, text, used=used, tried=tried)
     if status == 404:
@@ -129,8 +132,6 @@ def problem_of(
     hint = "the registry's own log says more, or that of a proxy in front of it"
     if status == 413:
         hint = "a proxy in front of the registry limits the size of uploads"
-    elif asked.purpose is Purpose.PUSH and status in (400, 409, 412) and _is_immutable(answer):
-        hint = "the tag exists and the registry lets nobody move it: push another tag"
     return RequestRefused(text, hint=hint)
 
 
@@ -174,5 +175,9 @@ def _unknown(asked: Asked, answer: Answer, text: str) -> RegistryError:
     return asked.about(text, hint=hints.get(asked.about, ""))
 
 
-def _is_immutable(answer: Answer) -> bool:
-    return "immutable" in answer.text.lower() or "TAG_INVALID" in answer.codes
+def is_immutable(answer: Answer) -> bool:
+    """Whether a manifest was refused since its tag may not be moved: Amazon says "cannot be
+    overwritten because the tag is immutable", Google "has enabled tag immutability", Harbor
+    "configured as immutable"."""
+    told = "immutab" in answer.text.lower()
+    return answer.status in (400, 403, 405, 409, 412) and (told or "TAG_INVALID" in answer.codes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -24,6 +25,8 @@ from pybuild.registry.options import Purpose
 from pybuild.registry.retry import Transient
 from pybuild.registry.session import Call, Session, make_call
 from pybuild.registry.wire import BadReply, Reply
+
+_Found = TypeVar("_Found")
 
 _ACCEPT = ", ".join(ACCEPTED)
 _WHOLE_LIMIT = 32 << 20  # of a blob that is read into memory
@@ -69,20 +72,29 @@ def _manifest_call(
         push=False,
     )
     call = replace(call, headers={"Accept": _ACCEPT})
-    reply, raw = session.fetch(call, MAX_MANIFEST_SIZE)
-    if reply.status == 404:
-        return None
-    if ref.digest:
-        _check(raw, ref.digest, f"the manifest of {ref}")
-    told = reply.header("docker-content-digest")
-    algorithm = told.partition(":")[0]
-    if algorithm in ("sha256", "sha384", "sha512"):
-        _check(raw, Digest(told), f"the manifest of {ref}")
+    budget = session.budget()
+    while True:
+        reply, raw = session.fetch(call, MAX_MANIFEST_SIZE)
+        if reply.status == 404:
+            return None
+        try:
+            _check_manifest(ref, raw, reply.header("docker-content-digest"))
+            break
+        except DigestMismatch as wrong:
+            budget.spend(Transient(wrong))
     try:
         return parse_manifest(raw, reply.header("content-type"))
     except BadManifest as error:
         hint = error.hint or "is it an image? A proxy may have answered in the registry's place"
         raise BadManifest(f"{ref}: {error.message}", hint=hint) from error
+
+
+def _check_manifest(ref: Reference, raw: bytes, told: str) -> None:
+    """Raises DigestMismatch where the bytes are not what `ref`, or the registry, says they are."""
+    if ref.digest:
+        _check(raw, ref.digest, f"the manifest of {ref}")
+    if told.partition(":")[0] in ("sha256", "sha384", "sha512"):
+        _check(raw, Digest(told), f"the manifest of {ref}")
 
 
 def has_blob(session: Session, ref: Reference, digest: Digest) -> bool:
@@ -113,35 +125,36 @@ def _check(raw: bytes, digest: Digest, what: str) -> None:
 
 def resolve(session: Session, ref: Reference, platform: Platform) -> ResolvedImage:
     """The image of `platform` that `ref` names, from the first of its mirrors that has it."""
-    failure: RegistryError | ContentMismatch | None = None
-    for source in sources(ref, session.options):
-        _tell_fallback(session.sink, failure, source)
-        try:
-            return _resolve_at(session, ref, source, platform)
-        except (RegistryError, ContentMismatch) as error:
-            failure = error
-    assert failure is not None
-    raise failure
-
-
-def _tell_fallback(
-    sink: EventSink, failure: RegistryError | ContentMismatch | None, source: Reference
-) -> None:
-    if failure is not None:
-        text = f"{failure.message}; trying {source.registry} instead"
-        sink(Notice(Level.WARNING, text, "mirror-failed"))
+    return _first(session, ref, lambda source: _resolve_at(session, ref, source, platform))
 
 
 def manifest_with_mirrors(session: Session, ref: Reference) -> Manifest | Index:
-    failure: RegistryError | ContentMismatch | None = None
-    for source in sources(ref, session.options):
-        _tell_fallback(session.sink, failure, source)
+    """What `ref` names, from the first of its mirrors that has it."""
+    return _first(session, ref, lambda source: fetch_manifest(session, source))
+
+
+def _first(session: Session, ref: Reference, ask: Callable[[Reference], _Found]) -> _Found:
+    """What the first place gives that gives anything; the last one's error is raised."""
+    places = sources(ref, session.options)
+    for position, source in enumerate(places, 1):
         try:
-            return fetch_manifest(session, source)
+            found = ask(source)
         except (RegistryError, ContentMismatch) as error:
-            failure = error
-    assert failure is not None
-    raise failure
+            if position == len(places):
+                raise
+            _tell_fallback(session.sink, error, places[position])
+            continue
+        if places[position:]:
+            session.note_others(source, places[position:])
+        return found
+    raise AssertionError("there is at least one place")
+
+
+def _tell_fallback(
+    sink: EventSink, failure: RegistryError | ContentMismatch, source: Reference
+) -> None:
+    text = f"{failure.message}; trying {source.registry} instead"
+    sink(Notice(Level.WARNING, text, "mirror-failed"))
 
 
 def _resolve_at(
@@ -185,51 +198,93 @@ def choose_manifest(index: Index, platform: Platform, name: str) -> Descriptor:
 
 
 def fetch_blob(session: Session, ref: Reference, descriptor: Descriptor) -> bytes:
-    """A small blob as a whole, verified."""
+    """A small blob as a whole, verified; wrong bytes are asked for again."""
     if descriptor.size > _WHOLE_LIMIT:
         raise BadManifest(f"blob {descriptor.digest} of {ref} is too big: {descriptor.size} bytes")
-    return b"".join(stream_blob(session, ref, descriptor))
+    budget = session.budget()
+    while True:
+        try:
+            return b"".join(stream_blob(session, ref, descriptor))
+        except ContentMismatch as wrong:
+            budget.spend(Transient(wrong))
 
 
 def stream_blob(session: Session, ref: Reference, descriptor: Descriptor) -> Iterator[bytes]:
-    """A blob from the first mirror that begins to deliver it, verified over breaks."""
-    places = sources(ref, session.options)
-    failure: RegistryError | None = None
-    for source in places:
-        _tell_fallback(session.sink, failure, source)
-        chunks = verified(_resumed(session, source, descriptor), descriptor)
-        try:
-            first = next(chunks, b"")
-        except RegistryError as error:
-            failure = error
-            continue
-        yield first
-        yield from chunks
-        return
-    assert failure is not None
-    raise failure
+    """A blob, verified over breaks. Where its place fails for good, the next one that may hold it
+    goes on from there: all of them hold the same bytes, or none that pass."""
+    places = [*sources(ref, session.options)]
+    places += [other for other in session.others(ref) if other not in places]
+    read = _Read(session, descriptor)
+    try:
+        yield from verified(read.chunks(places), descriptor)
+    except ContentMismatch as wrong:
+        # What was handed on can't be taken back: whoever reads decides whether to begin again.
+        hint = wrong.hint or "something between here and the registry changes what passes"
+        host = read.place.registry
+        told = f"{wrong.message} (from {host}, attempt {read.attempt})"
+        raise DigestMismatch(told, hint=hint) from wrong
 
 
-def _resumed(session: Session, ref: Reference, descriptor: Descriptor) -> Iterator[bytes]:
-    """The blob's bytes, asked for again from where they broke off."""
-    budget = session.budget()
-    done = since = 0
-    while True:
-        call = _blob_call(ref, descriptor, done)
-        try:
-            reply = session.once(call)
-            for chunk in _from(reply, done):
-                done += len(chunk)
-                since += len(chunk)
-                yield chunk
-            return
-        except Transient as transient:
-            failure = transient
-        except (OSError, BadReply) as error:
-            failure = session.broken(call, error)
-        budget.progressed(since)
+def stream_rest(
+    session: Session, ref: Reference, descriptor: Descriptor, done: int
+) -> Iterator[bytes]:
+    """A blob from its byte `done` on, not verified: who has its beginning checks the whole."""
+    places = [*sources(ref, session.options)]
+    return _Read(session, descriptor, done).chunks(places)
+
+
+class _Read:
+    """One blob on its way here: how far it is, and from where."""
+
+    def __init__(self, session: Session, descriptor: Descriptor, done: int = 0) -> None:
+        self._session = session
+        self._descriptor = descriptor
+        self._done = done
+        self.attempt = 0
+        self.place: Reference
+
+    def chunks(self, places: Sequence[Reference]) -> Iterator[bytes]:
+        for position, self.place in enumerate(places, 1):
+            try:
+                yield from self._resumed(self.place)
+                return
+            except RegistryError as error:
+                if position == len(places):
+                    raise
+                _tell_fallback(self._session.sink, error, places[position])
+
+    def _resumed(self, place: Reference) -> Iterator[bytes]:
+        """The bytes from one place, asked for again from where they broke off."""
+        budget = self._session.budget()
         since = 0
-        budget.spend(failure)
+        while True:
+            call = _blob_call(place, self._descriptor, self._done)
+            self.attempt += 1
+            try:
+                reply = self._session.once(call)
+                if reply.status == 416:
+                    reply.close()
+                    size = self._descriptor.size
+                    raise DigestMismatch(
+                        f"blob {self._descriptor.digest} ended after {self._done} of {size} bytes"
+                    )
+                for chunk in _from(reply, self._done):
+                    self._done += len(chunk)
+                    since += len(chunk)
+                    yield chunk
+                if self._done >= self._descriptor.size:
+                    return
+                short = f"{self._descriptor.size - self._done} bytes are missing"
+                failure = self._session.broken(call, BadReply(short))
+            except Transient as transient:
+                failure = transient
+            except (OSError, BadReply) as error:
+                if self._done == self._descriptor.size:
+                    return  # more was announced than there is; the digest decides
+                failure = self._session.broken(call, error)
+            budget.progressed(since)
+            since = 0
+            budget.spend(failure)
 
 
 def _blob_call(ref: Reference, descriptor: Descriptor, done: int) -> Call:
@@ -242,7 +297,11 @@ def _blob_call(ref: Reference, descriptor: Descriptor, done: int) -> Call:
         about=BlobUnknown,
         expect=frozenset({200, 206}),
     )
-    return replace(call, headers={"Range": f"bytes={done}-"}) if done else call
+    if not done:
+        return call
+    # 416: it is shorter than its descriptor says.
+    headers = {"Range": f"bytes={done}-"}
+    return replace(call, headers=headers, expect=call.expect | {416})
 
 
 def _from(reply: Reply, done: int) -> Iterator[bytes]:

@@ -24,7 +24,7 @@ from pybuild.image.manifest import Index, Manifest
 from pybuild.image.reference import Reference
 from pybuild.image.verify import DigestMismatch
 from pybuild.registry.challenge import Scope
-from pybuild.registry.errors import BlobUnknown, RepositoryUnknown, RequestRefused
+from pybuild.registry.errors import BlobUnknown, RepositoryUnknown, RequestRefused, TagImmutable
 from pybuild.registry.options import Purpose, host_of
 from pybuild.registry.retry import Transient
 from pybuild.registry.session import Call, Refused, Session, make_call, with_body
@@ -74,13 +74,16 @@ class Pusher:
         """Cancels uploads that were opened by `check_push` and not used."""
         with self._lock:
             spare, self._spare = self._spare, {}
+        for ref, url, _ in spare.values():
+            self._cancel(ref, url)
+
+    def _cancel(self, ref: Reference, url: str) -> None:
+        """Gives an upload up. Where that fails, the registry removes it by itself later on."""
         if self._session.transport.closed.is_set():
             return
-        for ref, url, _ in spare.values():
-            call = _call("DELETE", url, ref=ref, doing="cancel an upload")
-            # The registry removes it by itself later on.
-            with suppress(RegistryError, Transient):
-                self._session.once(replace(call, expect=frozenset({200, 202, 204, 404}))).close()
+        call = _call("DELETE", url, ref=ref, doing="cancel an upload")
+        with suppress(RegistryError, Transient):
+            self._session.once(replace(call, expect=frozenset({200, 202, 204, 404}))).close()
 
     def blob_exists(self, ref: Reference, digest: Digest) -> bool:
         key = (ref.registry, ref.repository, digest)
@@ -179,6 +182,18 @@ class Pusher:
         return False, _location(reply, call, _base(self._session, call))
 
     def push_manifest(self, ref: Reference, manifest: Manifest | Index) -> Digest:
+        try:
+            return self._put_manifest(ref, manifest)
+        except TagImmutable as error:
+            if not self._session.options.ignore_immutable:
+                raise
+            # By its digest the image is to be had all the same.
+            digest = self._put_manifest(replace(ref, tag="", digest=manifest.digest), manifest)
+            text = f"{error.message}; the tag stays as it is, and the image has no tag there"
+            self._session.sink(Notice(Level.WARNING, text, error.code))
+            return digest
+
+    def _put_manifest(self, ref: Reference, manifest: Manifest | Index) -> Digest:
         name = ref.tag or ref.digest or manifest.digest
         call = _call(
             "PUT",
@@ -216,6 +231,8 @@ class Pusher:
         return manifest.digest
 
     def check_push(self, ref: Reference) -> None:
+        if not self._session.options.check_push:
+            return
         key = (ref.registry, ref.repository)
         with self._lock:
             if key in self._spare:
@@ -227,7 +244,10 @@ class Pusher:
     def _take_spare(self, ref: Reference) -> str:
         with self._lock:
             _, url, until = self._spare.pop((ref.registry, ref.repository), (ref, "", 0.0))
-        return url if until > time.monotonic() else ""
+        if url and until <= time.monotonic():
+            self._cancel(ref, url)
+            return ""
+        return url
 
 
 class Upload:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from pybuild.errors import RegistryError
+from pybuild.errors import ContentMismatch, RegistryError
 from pybuild.events import EventSink, Level, Notice
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ class RetryPolicy(Struct, frozen=True):
 class Transient(Exception):
     """A failure that may pass; `error` is what the user sees when it does not."""
 
-    def __init__(self, error: RegistryError, after_seconds: float | None = None) -> None:
+    def __init__(
+        self, error: RegistryError | ContentMismatch, after_seconds: float | None = None
+    ) -> None:
         super().__init__(error.message)
         self.error = error
         self.after_seconds = after_seconds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from msgspec import Struct, field
@@ -86,9 +86,17 @@ class Session:
         self.sink = sink
         self.transport = Transport(options, user_agent)
         self.auth = Authorizer(keychain, self.transport)
+        self._others: dict[str, tuple[Reference, ...]] = {}
 
     def close(self) -> None:
         self.transport.close()
+
+    def note_others(self, source: Reference, others: Sequence[Reference]) -> None:
+        """Remembers which places besides a mirror have the images of this repository."""
+        self._others[source.name] = tuple(others)
+
+    def others(self, source: Reference) -> tuple[Reference, ...]:
+        return self._others.get(source.name, ())
 
     def budget(self) -> Budget:
         return Budget(self.options.retry, self.sink, self.transport.closed)
@@ -129,6 +137,16 @@ class Session:
 
     def attempt(self, call: Call) -> Reply:
         """One attempt; raises Refused where the answer's own codes are needed."""
+        try:
+            return self._attempt(call)
+        except Transient as failure:
+            # Who waits for the next try wants to know for what.
+            if not failure.error.message.startswith("can't "):
+                failure.error.message = f"can't {call.asked.doing}: {failure.error.message}"
+                failure.error.args = (failure.error.message,)
+            raise
+
+    def _attempt(self, call: Call) -> Reply:
         asked = call.asked
         endpoint = self.transport.endpoint(asked.host, asked.purpose)
         url = self._url(call, endpoint)

@@ -63,7 +63,8 @@ class Transport:
         self._contexts: dict[Endpoint, ssl.SSLContext] = {}
         self._has_proxy = any(
             self._environment.get(name)
-            for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+            for kind in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+            for name in (kind, kind.lower())
         )
         self.closed = threading.Event()
 
@@ -115,7 +116,7 @@ class Transport:
 
     def _probe(self, endpoint: Endpoint) -> Endpoint:
         """Asks for /v2/ without credentials. Raises when the host does not speak this scheme."""
-        reply = self._send(endpoint, "GET", endpoint.url("/v2/"), {}, b"")
+        reply = self.exchange(endpoint, "GET", endpoint.url("/v2/"), {}, b"")
         location = reply.header("location")
         body = reply.read(1 << 20)
         wants_tls = reply.status == 400 and any(text in body for text in _WANTS_TLS)
@@ -140,7 +141,7 @@ class Transport:
         """
         headers = dict(headers)
         for _ in range(_REDIRECTS):
-            reply = self._send(endpoint, method, url, headers, body)
+            reply = self.exchange(endpoint, method, url, headers, body)
             location = reply.header("location")
             if method not in ("GET", "HEAD") or not location or reply.status not in _MOVED:
                 return reply
@@ -163,9 +164,11 @@ class Transport:
         verify = parts.scheme == "http" or self._options.verifies(host, purpose)
         return Endpoint(parts.scheme, host, verify)
 
-    def _send(
+    def exchange(
         self, endpoint: Endpoint, method: str, url: str, headers: Mapping[str, str], body: Body
     ) -> Reply:
+        """One request and its answer, whatever it is; redirects are not followed. Raises as
+        `request`."""
         parts = urlsplit(url)
         proxy = self._proxy_for(endpoint)
         head = self._head(method, parts, headers, body, proxy if parts.scheme == "http" else None)
@@ -312,14 +315,11 @@ class Transport:
         )
 
     def _proxy_for(self, endpoint: Endpoint) -> SplitResult | None:
-        if not self._has_proxy or is_loopback(endpoint.host):
+        if not self._has_proxy:
             return None
-        from urllib.request import getproxies, proxy_bypass
+        from pybuild.registry.proxies import find_proxy
 
-        url = getproxies().get(endpoint.scheme)
-        if not url or proxy_bypass(endpoint.host):
-            return None
-        return urlsplit(url if "://" in url else f"http://{url}")
+        return find_proxy(endpoint.scheme, endpoint.host, self._environment)
 
 
 _MOVED = frozenset({301, 302, 303, 307, 308})

@@ -33,7 +33,7 @@ from pybuild.image.media_type import (
 from pybuild.image.platform import parse_platform
 from pybuild.image.reference import Reference, parse_reference
 from pybuild.registry.client import Client
-from pybuild.registry.credentials import AnonymousKeychain, DockerConfigKeychain
+from pybuild.registry.credentials import AnonymousKeychain
 from pybuild.registry.errors import (
     BadCertificateFile,
     BlobUnknown,
@@ -42,6 +42,7 @@ from pybuild.registry.errors import (
     RegistryUnreachable,
     Unauthorized,
 )
+from pybuild.registry.keychain import SystemKeychain
 from pybuild.registry.options import RegistryOptions
 from tests.support.registry import (
     Certificates,
@@ -84,10 +85,10 @@ def client() -> Iterator[Client]:
         yield made
 
 
-def docker_config(folder: Path, host: str, pair: str = "me:s3cret") -> DockerConfigKeychain:
+def docker_config(folder: Path, host: str, pair: str = "me:s3cret") -> SystemKeychain:
     auth = b64encode(pair.encode()).decode()
     (folder / ".dockerconfigjson").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
-    return DockerConfigKeychain({"DOCKER_CONFIG": str(folder)})
+    return SystemKeychain({"DOCKER_CONFIG": str(folder)})
 
 
 def ref_to(registry: RealRegistry, rest: str) -> Reference:
@@ -302,7 +303,7 @@ def test_no_or_a_wrong_password(
     keychain = (
         docker_config(tmp_path, guarded.host, pair)
         if pair
-        else DockerConfigKeychain({"DOCKER_CONFIG": str(tmp_path)})
+        else SystemKeychain({"DOCKER_CONFIG": str(tmp_path)})
     )
     with (
         Client(options, keychain, lambda event: None) as client,

@@ -50,6 +50,7 @@ class Failure:
     code: str = ""
     message: str = ""
     headers: dict[str, str] = field(default_factory=dict)
+    after: int = 0  # so many such requests are let through first
 
 
 @dataclass
@@ -79,6 +80,7 @@ class FakeRegistry:
         self.knows_ranges = True
         self.mounts = True  # else 202, as if the source were not there
         self.wrong_bytes = False  # blobs and manifests are changed on their way
+        self.wrong_once: set[str] = set()  # the next "manifest" or "config" is changed
         self.wrong_length = 0  # added to the Content-Length of blobs
         self.wrong_digest_header = False
         self.seconds = 0.0  # each answer waits so long
@@ -114,7 +116,8 @@ class FakeRegistry:
         self.denied.update(actions)
 
     def fail(self, what: str, status: int, times: int = 1, **more: Any) -> None:
-        """Answers `status` to the next `times` requests whose "METHOD /path" holds `what`."""
+        """Answers `status` to the next `times` requests whose "METHOD /path" holds `what`; 0
+        ends the connection without an answer."""
         self.failures.append(Failure(what, status, times, **more))
 
     def add_blob(self, repository: str, content: bytes) -> str:
@@ -183,6 +186,9 @@ class FakeRegistry:
         with self._lock:
             for failure in self.failures:
                 if failure.times > 0 and failure.what in line:
+                    if failure.after:
+                        failure.after -= 1
+                        continue
                     failure.times -= 1
                     return failure
         return None
@@ -282,6 +288,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         registry = self.server.registry
         failure = registry.failure_for(f"{self.command} {self.path}")
+        if failure is not None and not failure.status:
+            raise _Cut
         if failure is not None:
             self._refuse(failure.status, failure.code, failure.message, failure.headers)
             return
@@ -376,7 +384,8 @@ class _Handler(BaseHTTPRequestHandler):
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         if registry.wrong_digest_header:
             digest = "sha256:" + "0" * 64
-        if registry.wrong_bytes:
+        if registry.wrong_bytes or "manifest" in registry.wrong_once:
+            registry.wrong_once.discard("manifest")
             content += b" "
         headers = {"Content-Type": media_type, "Docker-Content-Digest": digest}
         self._send(200, content, headers)
@@ -402,12 +411,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _content(self, content: bytes) -> None:
         registry = self.server.registry
-        if registry.wrong_bytes:
+        if registry.wrong_bytes or ("config" in registry.wrong_once and len(content) < 4096):
+            registry.wrong_once.discard("config")
             content = content[:-1] + bytes([content[-1] ^ 1])
         status, headers, start = 200, {}, 0
         asked = self.headers.get("Range", "").removeprefix("bytes=").partition("-")[0]
         if asked and registry.knows_ranges:
             status, start = 206, int(asked)
+            if start >= len(content):
+                self._send(416, b"")
+                return
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         content = content[start:]
         if self.command == "GET" and registry.cut_after:

@@ -71,4 +71,22 @@ REGISTRY_FLAGS = (
         default="0",
     ),
     number("image-download-retry", Group.REGISTRY, "the same for pulls", default="0", commands=ALL),
+    switch(
+        "skip-push-permission-check",
+        Group.REGISTRY,
+        "do not try before the build whether the push is allowed",
+    ),
+    switch(
+        "push-ignore-immutable-tag-errors",
+        Group.REGISTRY,
+        "a tag that exists and may not be moved is no failure",
+    ),
+    many(
+        "credential-helpers",
+        Group.REGISTRY,
+        "which of env, google, ecr, acr, gitlab give credentials besides the configuration files; "
+        "all if not given, none if empty",
+        "NAMES",
+        commands=ALL,
+    ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pybuild.cli.flags.flag import Group, refused, refused_switch, settled, settled_switch
+from pybuild.cli.flags.flag import Group, refused, settled, settled_switch
 
 _EXACT = "changes are always found exactly, without reading what did not change"
 _PUT_BACK = "everything is always put back as it was"
@@ -61,17 +61,4 @@ SETTLED_FLAGS = (
         why=_PUT_BACK,
     ),
     refused("bucket", Group.BUILD, "the bucket of a context", short="b"),
-    refused_switch(
-        "push-ignore-immutable-tag-errors",
-        Group.BUILD,
-        "a tag that can't be moved is no failure",
-    ),
-    refused_switch(
-        "skip-push-permission-check",
-        Group.BUILD,
-        "do not try before the build whether the push is allowed",
-    ),
-    refused(
-        "credential-helpers", Group.REGISTRY, "which credential helpers are asked", repeatable=True
-    ),
 )

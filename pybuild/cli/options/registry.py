@@ -10,10 +10,31 @@ from pybuild.cli.errors import BadFlag
 from pybuild.cli.parse import Values, parted
 
 if TYPE_CHECKING:
+    from pybuild.registry.keychain import SystemKeychain
     from pybuild.registry.options import RegistryOptions
 
 
-def registry_options(values: Values) -> RegistryOptions:
+def keychain(values: Values, environment: Mapping[str, str]) -> SystemKeychain:
+    """Where credentials come from. Raises BadFlag for a helper that there is none of."""
+    from pybuild.registry.keychain import HELPER_NAMES, SystemKeychain
+
+    name = "credential-helpers"
+    if name not in values.given:
+        return SystemKeychain(environment)
+    # kaniko's list begins with "default": the configuration files, which are always read.
+    wanted = [part for part in parted(values.many(name), ",") if part != "default"]
+    for part in wanted:
+        if part not in HELPER_NAMES:
+            raise BadFlag(
+                f"--{name} can't be {part!r}",
+                hint=f"some of {', '.join(HELPER_NAMES)}, or nothing to switch them all off",
+            )
+    return SystemKeychain(environment, helpers=wanted)
+
+
+def registry_options(
+    values: Values, environment: Mapping[str, str] | None = None
+) -> RegistryOptions:
     """How registries are reached. Raises BadFlag for a host map that can't be read."""
     from pybuild.registry.options import RegistryOptions
     from pybuild.registry.retry import RetryPolicy
@@ -40,8 +61,15 @@ def registry_options(values: Values) -> RegistryOptions:
             for host, file in values.pairs("registry-certificate").items()
         },
         client_certificates=_client_certificates(values.pairs("registry-client-cert")),
+        check_push=not switch("skip-push-permission-check"),
+        ignore_immutable=switch("push-ignore-immutable-tag-errors"),
+        client_name=_header_text((environment or {}).get("UPSTREAM_CLIENT_TYPE", "")),
         retry=RetryPolicy(tries=max([policy.tries, *(count + 1 for count in retries)])),
     )
+
+
+def _header_text(text: str) -> str:
+    return "".join(letter for letter in text if letter.isascii() and letter.isprintable())
 
 
 def _registry_map(texts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

@@ -23,6 +23,12 @@ class FixedKeychain:
     def credentials(self, registry: str, repository: str) -> Credentials:
         return self._known.get(repository, self._known.get("", ANONYMOUS))
 
+    def renew(self, registry: str, repository: str) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
     def tried(self, registry: str) -> tuple[str, ...]:
         return ("the test's own list",)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pybuild.errors import ContentMismatch
-from pybuild.events import Event, TransferFinished, TransferOutcome
+from pybuild.events import Event, Notice, TransferFinished, TransferOutcome
 from pybuild.image.descriptor import Descriptor
 from pybuild.image.digest import digest_of
 from pybuild.image.manifest import make_manifest
@@ -23,10 +24,12 @@ from pybuild.registry.errors import (
     RegistryUnreachable,
     RepositoryUnknown,
     RequestRefused,
+    TagImmutable,
     Unauthorized,
 )
 from pybuild.registry.push import received
 from tests.support.fake_registry import FakeRegistry
+from tests.unit.registry.conftest import MakeClient
 
 SMALL = os.urandom(5_000)
 LARGE = os.urandom(6 << 20)  # more than goes in one PUT
@@ -267,12 +270,90 @@ def test_an_upload_that_is_too_big_for_a_proxy_stops_early(
     assert len(sent) < 64
 
 
-def test_a_tag_that_may_not_move(registry: FakeRegistry, client: Client) -> None:
-    registry.fail("PUT", 400, code="TAG_INVALID", message="the tag is immutable")
+# As Amazon ECR, Google Artifact Registry and Harbor answer.
+IMMUTABLE = [
+    (400, "TAG_INVALID", "The image tag '1' already exists in the 'app' repository and cannot be "
+     "overwritten because the tag is immutable."),
+    (400, "MANIFEST_INVALID", "cannot update tag 1. The repository has enabled tag immutability"),
+    (412, "PRECONDITION", "Failed to process request due to 'app:1' configured as immutable."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "code", "message"), IMMUTABLE)
+def test_a_tag_that_may_not_move(
+    registry: FakeRegistry, client: Client, status: int, code: str, message: str
+) -> None:
+    registry.fail("PUT", status, code=code, message=message)
     manifest = make_manifest(descriptor_of(b"{}"), [], Family.OCI)
-    with pytest.raises(RequestRefused) as caught:
+    with pytest.raises(TagImmutable) as caught:
         client.push_manifest(ref_to(registry), manifest)
-    assert "lets nobody move it" in caught.value.hint
+    assert "--push-ignore-immutable-tag-errors" in caught.value.hint
+
+
+@pytest.mark.parametrize(("status", "code", "message"), IMMUTABLE)
+def test_a_tag_that_may_not_move_can_be_left_alone(
+    registry: FakeRegistry,
+    make_client: MakeClient,
+    events: list[Event],
+    status: int,
+    code: str,
+    message: str,
+) -> None:
+    """The image is there under its digest, and what the digest files say is true."""
+    registry.fail("PUT /v2/app/manifests/1", status, code=code, message=message)
+    manifest = make_manifest(descriptor_of(b"{}"), [], Family.OCI)
+    client = make_client(ignore_immutable=True)
+    assert client.push_manifest(ref_to(registry), manifest) == manifest.digest
+    assert list(registry.manifests["app"]) == [manifest.digest]
+    told = [event for event in events if isinstance(event, Notice)]
+    assert [notice.code for notice in told] == ["tag-immutable"]
+
+
+def test_another_refusal_is_one_also_where_immutable_tags_are_ignored(
+    registry: FakeRegistry, make_client: MakeClient
+) -> None:
+    registry.fail("PUT", 400, code="MANIFEST_INVALID", message="manifest invalid")
+    manifest = make_manifest(descriptor_of(b"{}"), [], Family.OCI)
+    with pytest.raises(RequestRefused):
+        make_client(ignore_immutable=True).push_manifest(ref_to(registry), manifest)
+
+
+def test_the_check_can_be_left_out(registry: FakeRegistry, make_client: MakeClient) -> None:
+    registry.deny("push")
+    make_client(check_push=False).check_push(ref_to(registry))
+    assert registry.requests == []
+
+
+@pytest.mark.parametrize("aged", [False, True], ids=["unused", "too-old-for-use"])
+def test_the_check_leaves_no_upload_open(
+    registry: FakeRegistry, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, aged: bool
+) -> None:
+    client = make_client()
+    client.check_push(ref_to(registry))
+    assert registry.open_uploads == 1
+    if aged:
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 3600)
+        client.push_blob(ref_to(registry), descriptor_of(b"x"), lambda: iter([b"x"]))
+    else:
+        client.close()
+    assert registry.open_uploads == 0
+
+
+@pytest.mark.parametrize(("action", "word"), [("push", "push"), ("pull", "pull")])
+def test_a_retry_tells_what_is_tried(
+    registry: FakeRegistry, client: Client, events: list[Event], action: str, word: str
+) -> None:
+    registry.add_blob("app", b"x")
+    registry.fail("/v2/app", 503, times=1)
+    registry.fail("/v2/app", 0, times=2)  # the idle connection may end, which nobody is told of
+    if action == "push":
+        client.check_push(ref_to(registry))
+    else:
+        client.blob(ref_to(registry), descriptor_of(b"x"))
+    told = [event.message for event in events if isinstance(event, Notice)]
+    assert len(told) == 2
+    assert all(text.startswith(f"can't {word} ") and registry.host in text for text in told)
 
 
 def test_a_blob_that_is_not_seen_yet_is_waited_for(registry: FakeRegistry, client: Client) -> None:
