@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from msgspec import Struct, field
+from msgspec.structs import astuple
 
 from pybuild.isolation.command import Output
 from pybuild.isolation.errors import (
@@ -24,6 +25,7 @@ from pybuild.isolation.errors import (
     RunnerLost,
     WorkingDirectoryMissing,
 )
+from pybuild.isolation.ownership import Faked, Record
 
 CONTROL_FD = 3
 CANCEL_POLL_SECONDS = 0.05
@@ -54,6 +56,7 @@ class Request(Struct, frozen=True):
     loopback: bool = False  # only with CLONE_NEWNET
     capabilities: int = DOCKER_CAPABILITIES
     weak_bounding: bool = False  # go on where the bounding set can't be cut (no CAP_SETPCAP)
+    faked: Faked | None = None  # uid, gid and groups count for nothing then
 
     def packed(self) -> bytes:
         path = next((value for name, value in self.env if name == "PATH"), DEFAULT_PATH)
@@ -72,16 +75,34 @@ class Request(Struct, frozen=True):
             "loopback": self.loopback,
             "capabilities": self.capabilities,
             "weak-bounding": self.weak_bounding,
+            "faked": None if self.faked is None else _faked(self.faked),
         }
         body = marshal.dumps(message)
         return struct.pack("=I", len(body)) + body
 
 
+def _faked(faked: Faked) -> dict[str, object]:
+    from pybuild.isolation.filter import asked, packed, program
+
+    machine = os.uname().machine
+    return {
+        "program": packed(program(machine)),
+        "asked": asked(machine),
+        "ids": (faked.ids.uid, faked.ids.gid, faked.ids.groups),
+        "records": [astuple(record) for record in faked.records],
+        "absent": [os.fsencode(path) for path in faked.absent],
+    }
+
+
 class Outcome(Struct):
-    """`stubs`: paths that were made in the root only to be mounted on, parents first."""
+    """`stubs`: paths that were made in the root only to be mounted on, parents first. `records`:
+    with `Request.faked`, all that are known after the run. `refused`: what the command asked for
+    and was not given because it can't be here, as `chroot /x`."""
 
     status: int | None = None
     stubs: list[str] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     failed: tuple[str, int, str] | None = None  # step, errno, detail
 
 
@@ -251,6 +272,10 @@ class _Conversation:
                 self._outcome.status = status
             case ("stubs", list(paths)):
                 self._outcome.stubs = [os.fsdecode(path) for path in paths]
+            case ("records", list(records)):
+                self._outcome.records = [Record(*record) for record in records]
+            case ("refused", list(refused)):
+                self._outcome.refused = [os.fsdecode(what) for what in refused]
             case ("failed", str(step), int(number), bytes(detail)):
                 self._outcome.failed = (step, number, os.fsdecode(detail))
 

@@ -39,7 +39,10 @@ SYS_MOUNT_SETATTR = 442  # the same on every architecture
 SYS_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "ppc64le": 120}
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203}
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
-PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 1, 24, 36
+PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
+SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
+SECCOMP_SET_MODE_FILTER, NEW_LISTENER, WAIT_KILLABLE = 1, 8, 32
+RLIMIT_LOCKS, CAP_SYS_CHROOT = 10, 18
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 MSG_CMSG_CLOEXEC = 0x40000000
 ST_RELATIME = 4096  # statvfs(3) has its own number for this one flag
@@ -346,10 +349,12 @@ def raise_loopback() -> None:
 
 
 def take_credentials(request: dict[str, object]) -> None:
-    """Bounding set first, while CAP_SETPCAP is there; then the ids; then what is left."""
+    """Bounding set first, while CAP_SETPCAP is there; then the ids, unless other ones are only
+    believed in; then what is left."""
     keep = request["capabilities"]
     assert isinstance(keep, int)
-    if request["groups"] is not None:
+    faked = request["faked"] is not None
+    if request["groups"] is not None and not faked:
         os.setgroups(request["groups"])  # type: ignore[arg-type]
     for capability in range(64):
         if not keep >> capability & 1 and LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
@@ -361,8 +366,9 @@ def take_credentials(request: dict[str, object]) -> None:
             break
     gid, uid = request["gid"], request["uid"]
     assert isinstance(gid, int) and isinstance(uid, int)
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
+    if not faked:
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
     permitted = own_capabilities() & keep
     low, high = permitted & 0xFFFFFFFF, permitted >> 32
     header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
@@ -421,23 +427,90 @@ def enter_and_execute(request: dict, report: int, out: int, err: int) -> None:  
     finally:
         write_message(report, ("stubs", root.stubs))
     null = os.open("/dev/null", os.O_RDWR)
-    for fd in (out, err):  # so that /dev/stdout can be opened by the user of the image
-        try:
-            os.fchown(fd, request["uid"], request["gid"])
-        except OSError:
-            continue
+    if request["faked"] is None:
+        for fd in (out, err):  # so that /dev/stdout can be opened by the user of the image
+            try:
+                os.fchown(fd, request["uid"], request["gid"])
+            except OSError:
+                continue
     try:
         os.chdir(request["cwd"])
     except OSError as error:
         number = error.errno or 0
         raise StepFailed("working-directory", number, request["cwd"]) from error
+    if request["faked"] is not None:
+        ours, theirs = _socket.socketpair()
+        pid = os.fork()
+        if pid:
+            theirs.close()
+            for fd in (null, out, err):
+                os.close(fd)
+            answer_for(pid, ours, request, report)
+        LIBC.prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
+        os.setsid()  # a kill of its own group must not reach the listener
     take_credentials(request)
+    if request["faked"] is not None:
+        install_filter(theirs, request["faked"])
     LIBC.prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)  # a change of ids cleared it
     for number in IGNORED:  # exec resets handlers, but keeps what is ignored
         _signal.signal(number, _signal.SIG_DFL)
     for source, target in ((null, 0), (out, 1), (err, 2)):
         os.dup2(source, target)
     execute(request["argv"], dict(request["env"]), request["search-path"])
+
+
+# --- a command that is to see another world than the kernel's -----------------------------------
+
+
+def install_filter(sock: _socket.socket, faked: dict) -> None:  # type: ignore[type-arg]
+    """Sends the listener's end through `sock`; from then on this process is answered by it."""
+    import resource
+
+    hard = resource.getrlimit(RLIMIT_LOCKS)[1]
+    resource.setrlimit(RLIMIT_LOCKS, (0, hard))  # the number of the identity it starts with
+    checked("no-new-privs", b"", LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    code = ctypes.create_string_buffer(faked["program"])
+    count = len(faked["program"]) // 8
+    # struct sock_fprog
+    program = ctypes.create_string_buffer(struct.pack("=H6xQ", count, ctypes.addressof(code)))
+    number = SYS_SECCOMP.get(os.uname().machine)
+    mode = ctypes.c_long(SECCOMP_SET_MODE_FILTER)
+    try:
+        # a signal that does not kill must not make a call be asked about, and done, twice
+        flags = ctypes.c_long(NEW_LISTENER | WAIT_KILLABLE)
+        fd = syscall("filter", number, mode, flags, program)
+    except StepFailed as problem:
+        if problem.number != errno.EINVAL:  # before Linux 5.19
+            raise
+        fd = syscall("filter", number, mode, ctypes.c_long(NEW_LISTENER), program)
+    sock.sendmsg([b"+"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("=i", fd))])
+    os.close(fd)
+    sock.close()
+
+
+def answer_for(pid: int, sock: _socket.socket, request: dict, report: int) -> None:  # type: ignore[type-arg]
+    """Answers the filter's questions until the command ends, reports what is known of files then,
+    and ends with the command's status. Never returns; raises StepFailed.
+
+    An ancestor of the command and of what it leaves behind: where the kernel asks that of whoever
+    looks into a process (Yama), nobody else may."""
+    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    from pybuild.isolation.identity import initial
+    from pybuild.isolation.listener import Listener, listen
+
+    faked = request["faked"]
+    _, ancillary, _, _ = sock.recvmsg(1, 256, MSG_CMSG_CLOEXEC)
+    if not ancillary:  # the command has reported why
+        os.waitpid(pid, 0)
+        os._exit(1)
+    (fd,) = struct.unpack("=i", ancillary[0][2][:4])
+    first = initial(*faked["ids"])
+    listener = Listener(fd, faked["asked"], first, faked["records"], faked["absent"])
+    listener.owners.may_chroot = bool(own_capabilities() >> CAP_SYS_CHROOT & 1)
+    code = os.waitstatus_to_exitcode(listen(listener, pid))
+    write_message(report, ("records", listener.owners.records()))
+    write_message(report, ("refused", listener.owners.refused()))
+    os._exit(128 - code if code < 0 else code)
 
 
 # --- the supervisor of one command --------------------------------------------------------------
@@ -513,16 +586,36 @@ def supervise(sock: int, out: int, err: int) -> None:
     except StepFailed as error:
         write_message(sock, ("failed", error.step, error.number, error.detail))
         return
-    failed = False
+    told = Reports(report, sock)
     try:
-        while (message := next_report(report)) is not None:
-            failed = failed or message[0] == "failed"
-            write_message(sock, message)
-        status = wait_for(pid, sock)
+        status = wait_for(pid, sock, told)
     finally:
         end_descendants()
-    if not failed:
-        write_message(sock, ("status", status))
+    if "failed" in told.kinds:
+        return
+    if request["faked"] is not None and "refused" not in told.kinds and not told.hung_up:
+        write_message(sock, ("failed", "listener", errno.ESRCH, b"whoever answers for the kernel"))
+        return
+    write_message(sock, ("status", status))
+
+
+class Reports:
+    """What the command's own side tells before it is executed, and its listener afterwards: all
+    is passed on to the builder at once."""
+
+    def __init__(self, fd: int, sock: int) -> None:
+        self.fd = fd
+        self.kinds: set[object] = set()
+        self.hung_up = False
+        self._sock = sock
+
+    def pass_on(self) -> bool:
+        """False at the end: who could tell more is executed or ended."""
+        message = next_report(self.fd)
+        if message is not None:
+            self.kinds.add(message[0])
+            write_message(self._sock, message)
+        return message is not None
 
 
 def next_report(fd: int) -> tuple[object, ...] | None:
@@ -535,22 +628,29 @@ def next_report(fd: int) -> tuple[object, ...] | None:
     return message
 
 
-def wait_for(pid: int, sock: int) -> int:
+def wait_for(pid: int, sock: int, reports: Reports) -> int:
     """The exit status, or 128 + n; kills `pid` when the builder hangs up."""
     poll = select.poll()
     poll.register(sock, select.POLLIN | select.POLLHUP)
+    poll.register(reports.fd, select.POLLIN)
     try:
         poll.register(os.pidfd_open(pid), select.POLLIN)
         pause = None
     except OSError:
         pause = 10  # no pidfd_open before Linux 5.3: look every 10 ms
     while True:
-        events = poll.poll(pause)
-        if any(fd == sock for fd, _ in events):
+        ready = {fd for fd, _ in poll.poll(pause)}
+        if sock in ready:
             os.kill(pid, _signal.SIGKILL)
+            reports.hung_up = True
             poll.unregister(sock)
+        if reports.fd in ready and not reports.pass_on():
+            poll.unregister(reports.fd)
+            continue
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
+            while reports.pass_on():
+                pass
             code = os.waitstatus_to_exitcode(status)
             return 128 - code if code < 0 else code
 

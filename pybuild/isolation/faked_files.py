@@ -1,0 +1,187 @@
+"""The calls that look at files or give them away, and that start programs: methods by the names
+in filter.py's table.
+
+Loaded by the small process that starts RUN commands: imports only what is cheap."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+
+from pybuild.isolation import identity
+from pybuild.isolation.owners import KEY, OFFSETS, WORD, Known, Owners
+from pybuild.isolation.stat_layout import (
+    SIZES,
+    STATX_DEVICE,
+    STATX_INODE,
+    STATX_MODE,
+    STATX_RDEV,
+    STATX_SIZE,
+    STATX_UID,
+    as_stat32,
+    as_stat64,
+)
+from pybuild.isolation.tracee import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_STATX_SYNC,
+    AT_SYMLINK_NOFOLLOW,
+    KEPT,
+    Failed,
+    Kernel,
+    Notification,
+    Passed,
+)
+
+TYPE_CHECKING = False  # `typing` is too much to load here
+if TYPE_CHECKING:
+    from pybuild.isolation.listener import Identities
+
+BASIC = 0x7FF  # STATX_BASIC_STATS
+CAP_SYS_CHROOT = 18
+
+
+class Files:
+    def __init__(self, kernel: Kernel, who: Identities, owners: Owners) -> None:
+        self._kernel = kernel
+        self._who = who
+        self._owners = owners
+        self._machine = os.uname().machine
+        self._mode_at, self._uid_at, self._gid_at, self._rdev_at = OFFSETS[self._machine]
+        self._size = SIZES[self._machine]
+
+    # --- stat(2) ---
+
+    def stat(self, call: Notification) -> int:
+        return self._stat(call, *self._kernel.place(call, AT_FDCWD, call.args[0]), call.args[1])
+
+    def lstat(self, call: Notification) -> int:
+        place = self._kernel.place(call, AT_FDCWD, call.args[0], AT_SYMLINK_NOFOLLOW)
+        return self._stat(call, *place, call.args[1])
+
+    def fstat(self, call: Notification) -> int:
+        return self._stat(call, self._kernel.of_fd(call, call.args[0]), 0, call.args[1])
+
+    def newfstatat(self, call: Notification) -> int:
+        directory, path, address, flags = call.args[:4]
+        return self._stat(call, *self._kernel.place(call, directory, path, flags), address)
+
+    fstatat = newfstatat
+
+    def _stat(self, call: Notification, path: bytes, flags: int, address: int) -> int:
+        data = self._kernel.stat(path, flags)
+        key = KEY.unpack_from(data, 0)
+        if self._owners.is_absent(key):
+            raise Failed(errno.ENOENT)
+        answer = bytearray(data.raw[: self._size])
+        (uid,) = WORD.unpack_from(answer, self._uid_at)
+        (gid,) = WORD.unpack_from(answer, self._gid_at)
+        uid, gid, known = self._owners.shown(path, flags, key, uid, gid)
+        WORD.pack_into(answer, self._uid_at, uid)
+        WORD.pack_into(answer, self._gid_at, gid)
+        if known is not None and known.kind:
+            (mode,) = WORD.unpack_from(answer, self._mode_at)
+            WORD.pack_into(answer, self._mode_at, stat.S_IMODE(mode) | known.kind)
+            struct.pack_into("=Q", answer, self._rdev_at, known.rdev)
+        result = bytes(answer)
+        if call.width == 64:
+            result = as_stat64(self._machine, call.abi, result)
+        elif call.width == 32:
+            result = as_stat32(self._machine, result)
+        self._kernel.write(call, address, result)
+        return 0
+
+    def statx(self, call: Notification) -> int:
+        directory, path_at, asked, mask, address = call.args[:5]
+        path, flags = self._kernel.place(call, directory, path_at, asked)
+        wanted = (mask & 0xFFFFFFFF) | BASIC
+        data = bytearray(self._kernel.statx(path, flags | asked & AT_STATX_SYNC, wanted).raw)
+        (inode,) = struct.unpack_from("=Q", data, STATX_INODE)
+        key = (os.makedev(*struct.unpack_from("=II", data, STATX_DEVICE)), inode)
+        if self._owners.is_absent(key):
+            raise Failed(errno.ENOENT)
+        owner = struct.unpack_from("=II", data, STATX_UID)
+        uid, gid, known = self._owners.shown(path, flags, key, *owner)
+        struct.pack_into("=II", data, STATX_UID, uid, gid)
+        if known is not None and known.kind:
+            (mode,) = struct.unpack_from("=H", data, STATX_MODE)
+            struct.pack_into("=H", data, STATX_MODE, stat.S_IMODE(mode) | known.kind)
+            numbers = (os.major(known.rdev), os.minor(known.rdev))
+            struct.pack_into("=II", data, STATX_RDEV, *numbers)
+        self._kernel.write(call, address, bytes(data[:STATX_SIZE]))
+        return 0
+
+    # --- chown(2) ---
+
+    def chown(self, call: Notification) -> int:
+        return self._chown(call, *self._kernel.place(call, AT_FDCWD, call.args[0]), 1)
+
+    def lchown(self, call: Notification) -> int:
+        place = self._kernel.place(call, AT_FDCWD, call.args[0], AT_SYMLINK_NOFOLLOW)
+        return self._chown(call, *place, 1)
+
+    def fchown(self, call: Notification) -> int:
+        return self._chown(call, self._kernel.of_fd(call, call.args[0]), 0, 1)
+
+    def fchownat(self, call: Notification) -> int:
+        flags = call.args[4] & 0xFFFFFFFF
+        if flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH):
+            raise Failed(errno.EINVAL)
+        return self._chown(call, *self._kernel.place(call, call.args[0], call.args[1], flags), 2)
+
+    def _chown(self, call: Notification, path: bytes, flags: int, first: int) -> int:
+        """The ids are the arguments from `first` on."""
+        uid, gid = call.id_at(first), call.id_at(first + 1)
+        who = self._who.of(call.pid)
+        if not who.can(identity.CAP_CHOWN):
+            found = self._owners.find(path, flags)
+            groups = (KEPT, found.gid, who.gids[3], *who.groups)
+            if who.uids[3] != found.uid or uid not in (KEPT, found.uid) or gid not in groups:
+                raise Failed(errno.EPERM)
+        self._kernel.check(call)
+        self._kernel.touch(path, flags)
+        known = self._owners.note(path, flags)
+        known.uid = known.uid if uid == KEPT else uid
+        known.gid = known.gid if gid == KEPT else gid
+        known.capability = b""
+        return 0
+
+    # --- execve(2), chroot(2) ---
+
+    def execve(self, call: Notification) -> int:
+        return self._execute(call, AT_FDCWD, call.args[0], 0)
+
+    def execveat(self, call: Notification) -> int:
+        return self._execute(call, call.args[0], call.args[1], call.args[4])
+
+    def _execute(self, call: Notification, directory: int, address: int, flags: int) -> int:
+        """The kernel starts the program; who it runs as is known before. For root the setuid bit
+        changes nothing in general, and for others it counts as if privileges could be had."""
+        who = self._who.of(call.pid)
+        if who.uids[1] == 0 and identity.execute(who) == who:
+            raise Passed
+        found = self._owners.find(*self._kernel.place(call, directory, address, flags))
+        owner = group = None
+        if found.mode & stat.S_ISUID:
+            owner = found.uid
+        if found.mode & stat.S_ISGID and found.mode & stat.S_IXGRP:
+            group = found.gid
+        capability = _capability(found.known)
+        new = identity.execute(who, owner=owner, group=group, capability=capability)
+        if new != who:
+            self._kernel.check(call)
+            self._who.change(call.pid, new)
+        raise Passed
+
+    def chroot(self, call: Notification) -> int:
+        """Root may where a RUN has its capabilities; we may not, whoever the process is shown."""
+        if self._who.of(call.pid).can(CAP_SYS_CHROOT) and not self._owners.may_chroot:
+            path = self._kernel.text(call.pid, call.args[0])
+            self._owners.refuse(b"chroot " + path)
+        raise Passed
+
+
+def _capability(known: Known | None) -> bytes:
+    return b"" if known is None else known.capability

@@ -1,0 +1,271 @@
+"""What the listener of a RUN's filter takes from and gives to the kernel: notifications of
+seccomp_unotify(2), the memory and the paths of the process that waits for an answer."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+
+TYPE_CHECKING = False  # `typing` is too much to load here
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEPT = -1  # an id that a call leaves as it is
+
+# linux/seccomp.h, struct seccomp_notif, seccomp_notif_resp and seccomp_notif_addfd
+RECEIVE, SEND, IS_VALID, ADD_FD, SET_FLAGS = (
+    *(0xC0502100, 0xC0182101, 0x40082102, 0x40182103, 0x40082104),
+)
+NOTIFICATION = struct.Struct("=QIIiIQ6Q")
+RESPONSE = struct.Struct("=Qqii")
+ADDED = struct.Struct("=QIIII")
+CONTINUE, ADD_AND_SEND, SYNC_WAKE_UP = 1, 2, 1
+X32_BIT = 0x40000000
+
+AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH, AT_STATX_SYNC = -100, 0x100, 0x1000, 0x6000
+PATH_MAX, PAGE = 4096, 4096
+NUMBERS = {  # newfstatat, statx, process_vm_readv, process_vm_writev
+    "x86_64": (262, 332, 310, 311),
+    "aarch64": (79, 291, 270, 271),
+}
+OWN_LINKS = (b"self", b"thread-self")  # in /proc, name whoever looks
+DEV_LINKS = {b"fd": b"fd", b"stdin": b"fd/0", b"stdout": b"fd/1", b"stderr": b"fd/2"}  # in /dev
+
+LIBC = ctypes.PyDLL(None, use_errno=True)
+
+
+class Failed(Exception):
+    """The call gives this errno."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Passed(Exception):
+    """The kernel is to carry out the call itself."""
+
+
+class Gone(Exception):
+    """Nobody waits for the answer any more: the process was killed, or a signal came."""
+
+
+class Notification:
+    """A process that waits: `pid` is that of its thread, `args` are the six words of the call.
+    `width` is 16 for calls whose ids have so many bits, 32 or 64 for those of the stat family that
+    32-bit machines have, else 0."""
+
+    __slots__ = ("abi", "args", "id", "pid", "width")
+
+    def __init__(self, id: int, pid: int, abi: int, args: tuple[int, ...], width: int) -> None:
+        self.id = id
+        self.pid = pid
+        self.abi = abi
+        self.args = args
+        self.width = width
+
+    def id_at(self, index: int) -> int:
+        """A user's or group's id, or KEPT."""
+        mask = 0xFFFF if self.width == 16 else 0xFFFFFFFF
+        value = self.args[index] & mask
+        return KEPT if value == mask else value
+
+
+def _system_call(*arguments: type) -> Callable[..., int]:
+    """syscall(2) for calls with these arguments; conversions that are known beforehand are fast."""
+    found = LIBC["syscall"]  # a new one each time, unlike the attribute
+    found.argtypes = (ctypes.c_long, *arguments)
+    found.restype = ctypes.c_long
+    return found
+
+
+def signed(word: int) -> int:
+    """An `int` argument."""
+    word &= 0xFFFFFFFF
+    return word - (1 << 32) if word >> 31 else word
+
+
+class Kernel:
+    """One listener. Every method that reads or writes raises Gone where the process is no more,
+    Passed where it may not be looked into."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        machine = os.uname().machine
+        self._newfstatat, self._statx, self._readv, self._writev = NUMBERS[machine]
+        long, text, pointer = ctypes.c_long, ctypes.c_char_p, ctypes.c_void_p
+        self._copy = _system_call(*(long, long, long, long, long, long))
+        self._look = _system_call(long, text, pointer, long)
+        self._look_closely = _system_call(long, text, long, long, pointer)
+        self._used_fd = b""
+        self._in = bytearray(NOTIFICATION.size)
+        self._zeros = bytes(NOTIFICATION.size)
+        self._out = bytearray(RESPONSE.size)
+        self._page = ctypes.create_string_buffer(PATH_MAX)
+        self._page_at = ctypes.addressof(self._page)
+        self._vectors = bytearray(48)  # struct iovec: one of ours, two of theirs
+        view = (ctypes.c_char * 48).from_buffer(self._vectors)
+        self._ours = ctypes.addressof(view)
+        self._theirs = self._ours + 16
+        self._small = ctypes.create_string_buffer(256)  # struct stat, struct statx
+        try:
+            # Linux 6.6: the waiting process and its listener take turns on one processor
+            fcntl.ioctl(fd, SET_FLAGS, struct.pack("=Q", SYNC_WAKE_UP))
+        except OSError:
+            pass  # slower, no worse
+
+    # --- notifications ---
+
+    def receive(self) -> tuple[int, ...] | None:
+        """As NOTIFICATION has it; None where the process was gone before it was asked for."""
+        buffer = self._in
+        buffer[:] = self._zeros
+        try:
+            fcntl.ioctl(self.fd, RECEIVE, buffer)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINTR):
+                return None
+            raise
+        return NOTIFICATION.unpack(buffer)
+
+    def answer(self, id: int, value: int, number: int, flags: int) -> None:
+        RESPONSE.pack_into(self._out, 0, id, value, -number, flags)
+        try:
+            fcntl.ioctl(self.fd, SEND, self._out)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EINPROGRESS):
+                raise
+
+    def check(self, notification: Notification) -> None:
+        """Raises Gone. Until it has been asked, the pid may be another process's."""
+        try:
+            fcntl.ioctl(self.fd, IS_VALID, struct.pack("=Q", notification.id))
+        except OSError as error:
+            raise Gone from error
+
+    def give(self, notification: Notification, fd: int, *, close_on_exec: bool) -> int | None:
+        """Puts a copy of `fd` into the process. None: that was the answer, too; else its number
+        there, still to be answered (before Linux 5.14)."""
+        flags = os.O_CLOEXEC if close_on_exec else 0
+        try:
+            fcntl.ioctl(self.fd, ADD_FD, ADDED.pack(notification.id, ADD_AND_SEND, fd, 0, flags))
+            return None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise Gone from error
+        try:
+            request = bytearray(ADDED.pack(notification.id, 0, fd, 0, flags))
+            number: int = fcntl.ioctl(self.fd, ADD_FD, request)
+            return number
+        except OSError as error:
+            raise Gone from error
+
+    # --- memory ---
+
+    def read(self, pid: int, address: int, size: int) -> bytes:
+        """At most `size` bytes and at most 4096; fewer where the memory ends."""
+        first = min(size, PAGE - address % PAGE)
+        struct.pack_into("=6Q", self._vectors, 0, self._page_at, size, address, first,
+                         address + first, size - first)  # fmt: skip
+        count = 2 if size > first else 1
+        got = self._copy(self._readv, pid, self._ours, 1, self._theirs, count, 0)
+        if got < 0:
+            self._refused()
+        return self._page.raw[:got]
+
+    def write(self, notification: Notification, address: int, data: bytes) -> None:
+        self.check(notification)
+        size = len(data)
+        source = ctypes.c_char_p(data)
+        at = ctypes.cast(source, ctypes.c_void_p).value
+        struct.pack_into("=4Q", self._vectors, 0, at or 0, size, address, size)
+        got = self._copy(self._writev, notification.pid, self._ours, 1, self._theirs, 1, 0)
+        if got < 0:
+            self._refused()
+        if got != size:
+            raise Failed(errno.EFAULT)
+
+    def _refused(self) -> None:
+        number = ctypes.get_errno()
+        if number == errno.ESRCH:
+            raise Gone
+        if number == errno.EFAULT:
+            raise Failed(errno.EFAULT)
+        raise Passed
+
+    def text(self, pid: int, address: int) -> bytes:
+        """A path or a name."""
+        data = self.read(pid, address, PATH_MAX)
+        end = data.find(b"\0")
+        if end < 0:
+            raise Failed(errno.ENAMETOOLONG if len(data) == PATH_MAX else errno.EFAULT)
+        return data[:end]
+
+    # --- paths ---
+
+    def place(
+        self, notification: Notification, directory: int, address: int, flags: int = 0
+    ) -> tuple[bytes, int]:
+        """A path of ours for the file that a call names, and the flags to use with it: 0 or
+        AT_SYMLINK_NOFOLLOW."""
+        nothing = address == 0 and flags & AT_EMPTY_PATH  # Linux 6.11
+        path = b"" if nothing else self.text(notification.pid, address)
+        follow = not flags & AT_SYMLINK_NOFOLLOW
+        if path.startswith(b"/"):
+            return _seen_by(path, notification.pid, follow=follow), flags & AT_SYMLINK_NOFOLLOW
+        if path:
+            whole = self.of_fd(notification, directory) + b"/" + path
+            return whole, flags & AT_SYMLINK_NOFOLLOW
+        if not flags & AT_EMPTY_PATH:
+            raise Failed(errno.ENOENT)
+        return self.of_fd(notification, directory), 0
+
+    def of_fd(self, notification: Notification, fd: int) -> bytes:
+        """Where the fd's file can be reached; an fd that is not open shows by ENOENT, see
+        `was_not_open`."""
+        fd = signed(fd)
+        if fd == AT_FDCWD:
+            return b"/proc/%d/cwd" % notification.pid
+        if fd < 0:
+            raise Failed(errno.EBADF)
+        self._used_fd = b"/proc/%d/fd/%d" % (notification.pid, fd)
+        return self._used_fd
+
+    def was_not_open(self) -> bool:
+        """After ENOENT: whether it is for an fd that the last call used."""
+        path, self._used_fd = self._used_fd, b""
+        return bool(path) and not os.path.lexists(path)
+
+    def stat(self, path: bytes, flags: int) -> ctypes.Array[ctypes.c_char]:
+        """The kernel's struct stat, in a buffer that the next call uses again. Raises Failed."""
+        if self._look(self._newfstatat, AT_FDCWD, path, self._small, flags) < 0:
+            raise Failed(ctypes.get_errno())
+        return self._small
+
+    def statx(self, path: bytes, flags: int, mask: int) -> ctypes.Array[ctypes.c_char]:
+        if self._look_closely(self._statx, AT_FDCWD, path, flags, mask, self._small) < 0:
+            raise Failed(ctypes.get_errno())
+        return self._small
+
+    def touch(self, path: bytes, flags: int) -> None:
+        """What chown(2) does beside setting an owner: the errors it gives, the setuid bit, the time
+        of change, and on an overlay a file of our own."""
+        if LIBC.fchownat(AT_FDCWD, path, -1, -1, flags) < 0:
+            raise Failed(ctypes.get_errno())
+
+
+def _seen_by(path: bytes, pid: int, *, follow: bool) -> bytes:
+    """Links that lead everybody elsewhere are taken by name; those that lead there by another
+    link are not met by programs."""
+    if path.startswith(b"/proc/"):
+        head, slash, rest = path[6:].partition(b"/")
+        if head in OWN_LINKS and (rest or follow):
+            return b"/proc/%d%s%s" % (pid, slash, rest)
+    elif path.startswith(b"/dev/"):
+        head, slash, rest = path[5:].partition(b"/")
+        if head in DEV_LINKS and (rest or follow):
+            return b"/proc/%d/%s%s%s" % (pid, DEV_LINKS[head], slash, rest)
+    return path
