@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +93,7 @@ class Outputs(Struct, frozen=True):
             self.name_tag_with_digest_file,
             self.images_file,
         ):
-            if isinstance(path, Path) and (path.is_file() or not path.exists()):
+            if isinstance(path, Path) and not _stays(path):
                 with writing(path):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with TemporaryFile(dir=path.parent) as file:
@@ -117,17 +119,31 @@ def _lines(lines: Sequence[str]) -> str:
 
 
 def write_whole(path: Path, raw: bytes) -> None:
-    """Makes missing folders on the way; replaces the file as a whole. Raises OutputNotWritable,
-    OSError for a full disk."""
+    """Makes missing folders on the way; replaces the file as a whole, where its folder lets it: a
+    file that is mounted by itself, as a Pod's /dev/termination-log is, is written in place. Raises
+    OutputNotWritable, OSError for a full disk."""
     from pybuild.store.blobs import beside
     from pybuild.store.errors import writing
 
     with writing(path):
-        if path.exists() and not path.is_file():  # /dev/stdout, a pipe
+        if _stays(path):
             path.write_bytes(raw)
             return
-        with beside(path) as (_, file):
-            file.write(raw)
+        try:
+            with beside(path) as (_, file):
+                file.write(raw)
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # rename(2): it is a mount point
+                raise
+            path.write_bytes(raw)
+
+
+def _stays(path: Path) -> bool:
+    """Whether it can only be written as it stands: /dev/stdout, a pipe, or a file in a folder that
+    this user can make nothing in."""
+    if path.is_file():
+        return os.access(path, os.W_OK) and not os.access(path.parent, os.W_OK)
+    return path.exists()
 
 
 def write_digest_file(path: Path | Url | None, text: str) -> None:
