@@ -1,7 +1,8 @@
 """What happened, as values. Every package tells it to an `EventSink`; `report/` shows it to people.
 
-Stages are named by their number in the plan, steps by their number in the stage; both count from 0.
-Sizes are bytes, times are seconds.
+Stages are named by their number in the Dockerfile, steps by their place among those of the stage
+that change files; both count from 0. A FROM that names an image is the first of these. Sizes are
+bytes, times are seconds.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class StageStarted(Struct, frozen=True):
     stage: int
     name: str
     base: str
+    first: int = 0  # the place of its first step: 1 where FROM counts
+    steps: int = 0  # how many places there are
 
 
 class StageFinished(Struct, frozen=True):

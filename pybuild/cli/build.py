@@ -28,6 +28,7 @@ from pybuild.events import BuildFailed, BuildFinished, Event, EventSink, Level, 
 if TYPE_CHECKING:
     from pybuild.context.open import DockerfileFound
     from pybuild.dockerfile.patterns import Patterns
+    from pybuild.executor.prepare import Prepared
     from pybuild.executor.request import BuildRequest, OpenIsolation, Services
     from pybuild.isolation.turns import Waiting
     from pybuild.image.image import Image
@@ -57,7 +58,9 @@ class Job(Struct, frozen=True):
 def build_command(
     values: Values, context: str, lookup: Lookup, environment: Mapping[str, str]
 ) -> int:
-    """Builds and pushes; the exit status."""
+    """Builds and pushes, or with --dryrun only prints the plan; the exit status."""
+    if "dryrun" in values.texts and values.switch("dryrun"):
+        return plan_command(values, context, lookup, environment)
     job = Job(values, context, lookup, environment)
     with _reporting(values, environment) as (sink, stop):
         return reported(sink, stop, lambda: _build(job, sink, stop))
@@ -118,6 +121,13 @@ def request_command(file: str, environment: Mapping[str, str]) -> int:
         return reported(told, stop, lambda: carry_out(told, stop))
 
 
+def _plan_printer(job: Job) -> Callable[[Prepared], None]:
+    """Prints the plan of a build that is about to begin, where that is asked for."""
+    if "print-plan" not in job.values.texts or not job.values.switch("print-plan"):
+        return lambda _: None
+    return lambda prepared: _print_plan(job, prepared, asked=job.values.switch("cache"))
+
+
 def _both(first: EventSink, second: Callable[[Event], None]) -> EventSink:
     def sink(event: Event, /) -> None:
         first(event)
@@ -167,13 +177,27 @@ def _build(job: Job, sink: EventSink, stop: Stop) -> int:
 
 def _plan(job: Job, sink: EventSink, stop: Stop) -> int:
     from pybuild.executor.prepare import prepare
-    from pybuild.plan.render import render
 
     with _prepared(job, sink, stop) as (request, services):
-        prepared = prepare(request, services)
-        asked = prepared.fit if services.cache is not None else None
-        sys.stdout.write(render(prepared.plan, keys=prepared.keys, fit=asked))
+        _print_plan(job, prepare(request, services), asked=services.cache is not None)
     return 0
+
+
+def _print_plan(job: Job, prepared: Prepared, *, asked: bool) -> None:
+    """As text, or as one JSON object where the log is JSON; `asked`: there is a cache."""
+    fit = prepared.fit if asked else None
+    if job.values.text("log-format") == "json":
+        import json
+
+        from pybuild.plan.render import plan_value
+
+        text = json.dumps(plan_value(prepared.plan, keys=prepared.keys, fit=fit)) + "\n"
+    else:
+        from pybuild.plan.render import render
+
+        text = render(prepared.plan, keys=prepared.keys, fit=fit)
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 @contextmanager
@@ -249,6 +273,7 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             ignored=build_options.ignored_paths(values),
             materialize="materialize" in values.texts and values.switch("materialize"),
             snapshot_seconds=build_options.snapshot_seconds(environment),
+            on_plan=_plan_printer(job),
             family=result_options.family(values),
             annotations=result_options.image_annotations(values),
             kept=cache_options.kept(values),

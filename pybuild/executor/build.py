@@ -237,6 +237,7 @@ class _Build:
         return self.isolation is None or self.isolation.parallel
 
     def _tell_start(self, reason: str) -> None:
+        self.request.on_plan(self.prepared)
         plan = self.prepared.plan
         self.services.sink(
             BuildStarted(

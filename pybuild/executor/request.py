@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pybuild.cache.bases import Bases
     from pybuild.cache.layers import IndexStore, LayerCache
     from pybuild.context.open import ContextOptions
+    from pybuild.executor.prepare import Prepared
     from pybuild.layer.compress import CompressionOptions
     from pybuild.registry.client import Client
 
@@ -56,6 +57,7 @@ class BuildRequest(Struct, frozen=True):
     snapshot_seconds: float | None = None  # how long it may take to find what a RUN changed
     kept: Kept = ALL_KEPT
     inline_cache: bool = False
+    on_plan: Callable[[Prepared], None] = lambda _: None  # told before the first step
     family: Family | None = None  # of the manifest; None: that of the base
     annotations: Annotations = ()  # of the manifest; only OCI's have any
 

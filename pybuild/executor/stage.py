@@ -108,12 +108,16 @@ class StageBuilder:
         self.state = state
         self.services = services
         self.tally = StageTally()
+        self.places = stage.places
 
     def build(self) -> StageTally:
         """Carries out the stage. Raises PybuildError with the place of the step that failed."""
         services = self.services
         started = time.monotonic()
-        services.sink(StageStarted(self.stage.number, self.stage.name, self._base_name()))
+        stage, base = self.stage, self._base_name()
+        services.sink(
+            StageStarted(stage.number, stage.name, base, stage.first_place, stage.place_count)
+        )
         for step in self.stage.file_steps:
             if services.cancelled.is_set():
                 break
@@ -219,10 +223,8 @@ class StageBuilder:
         self.tally.stored[step.number] = hit.stored
         self.tally.steps_cached += 1
         size = hit.layer.descriptor.size if hit.layer else 0
-        line = step.source.line
-        self.services.sink(
-            StepCached(self.stage.number, step.number, step.text, line, hit.key, size)
-        )
+        place, line = self.places[step.number], step.source.line
+        self.services.sink(StepCached(self.stage.number, place, step.text, line, hit.key, size))
 
     def _second_key(self, step: Step, taken: Taken | None) -> Digest:
         """Over what the parent and the taken files really are."""
@@ -261,8 +263,8 @@ class StageBuilder:
     ) -> None:
         services = self.services
         started = time.monotonic()
-        number = self.stage.number
-        services.sink(StepStarted(number, step.number, step.text, step.source.line, reason))
+        number, place = self.stage.number, self.places[step.number]
+        services.sink(StepStarted(number, place, step.text, step.source.line, reason))
         parent = self.state.chain
         if services.cache is None and self._runs_later(step):
             self.state.root()  # unpacking gives the index too; the base is read once then
@@ -282,7 +284,7 @@ class StageBuilder:
         self.tally.steps_run += 1
         seconds = time.monotonic() - started
         size = layer.layer.descriptor.size if layer else 0
-        services.sink(StepFinished(number, step.number, step.text, step.source.line, seconds, size))
+        services.sink(StepFinished(number, place, step.text, step.source.line, seconds, size))
 
     def _runs_later(self, step: Step) -> bool:
         later = self.stage.file_steps
@@ -385,8 +387,10 @@ class StageBuilder:
         root, tree = state.root(), state.tree()
         known = None if taken is None else taken.files
 
+        number, place = self.stage.number, self.places[step.number]
+
         def output(stream: int, data: bytes) -> None:
-            services.sink(StepOutput(self.stage.number, step.number, stream, data))
+            services.sink(StepOutput(number, place, stream, data))
 
         with run_files(action, state, services, self._source, known) as files:
             command = make_command(action, state, services.workspace, files)

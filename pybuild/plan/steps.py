@@ -179,6 +179,21 @@ class StagePlan(Struct, frozen=True):
         return tuple(step for step in self.steps if step.action is not None)
 
     @property
+    def places(self) -> dict[int, int]:
+        """What stands for each step in the log, by its number, counted as BuildKit does: FROM is
+        the first where it names an image, and what changes only the config has none."""
+        steps = enumerate(self.file_steps, self.first_place)
+        return {step.number: place for place, step in steps}
+
+    @property
+    def first_place(self) -> int:
+        return int(isinstance(self.origin, FromImage))
+
+    @property
+    def place_count(self) -> int:
+        return self.first_place + len(self.file_steps)
+
+    @property
     def takes(self) -> tuple[FromStage | FromImage, ...]:
         """The stages and images that its steps take files from."""
         return tuple(origin for step in self.steps for origin in step.takes)

@@ -71,6 +71,7 @@ class _Stage(Struct):
     started: float = 0.0
     seconds: float = 0.0
     done: int = 0  # steps run or taken from the cache
+    steps: int = 0
 
 
 class _Transfer(Struct):
@@ -144,12 +145,13 @@ class ProgressReport:
         match event:
             case BuildStarted(stages=stages):
                 self._rows = [_Stage(name) for name in stages]
-            case StageStarted(stage, name, base):
+            case StageStarted(stage, name, base, _, steps):
                 known = self._stage(stage, name)
+                known.steps = steps
                 known.state, known.text, known.started = "running", f"FROM {base}", now
             case StepStarted(stage, step, text, _, _):
                 known = self._stage(stage)
-                known.text = f"{step + 1}. {one_line(text)}"
+                known.text = f"{step + 1}/{known.steps} {one_line(text)}"
                 if known.state == "waiting":
                     known.state, known.started = "running", now
             case StepCached(stage) | StepFinished(stage):

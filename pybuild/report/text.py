@@ -95,10 +95,15 @@ class Describer:
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
+        self._steps: dict[int, int] = {}
 
     def prefix(self, stage: int, step: int | None = None) -> str:
+        """`[build 2/4]`, as BuildKit has it; `[build]` for the stage as a whole."""
         name = stage_title(self._names.get(stage) or str(stage))
-        return f"[{name}]" if step is None else f"[{name} {step + 1}]"
+        if step is None:
+            return f"[{name}]"
+        count = self._steps.get(stage, 0)
+        return f"[{name} {step + 1}/{count}]" if count else f"[{name} {step + 1}]"
 
     def lines(self, event: Event) -> tuple[Line, ...]:
         """What a line log says about an event; the output of RUN comes from `OutputLines`."""
@@ -107,9 +112,10 @@ class Describer:
                 return tuple(Line(_LEVELS[level], "", part) for part in message.splitlines())
             case BuildStarted():
                 return _build_started(event)
-            case StageStarted(stage, name, base):
-                self._names[stage] = name or str(stage)
-                return (Line(Severity.INFO, self.prefix(stage), f"FROM {base}"),)
+            case StageStarted(stage, name, base, first, steps):
+                self._names[stage], self._steps[stage] = name or str(stage), steps
+                prefix = self.prefix(stage, 0 if first else None)
+                return (Line(Severity.INFO, prefix, f"FROM {base}"),)
             case StageFinished(stage, name, seconds):
                 text = f"finished in {duration(seconds)}"
                 return (Line(Severity.INFO, self.prefix(stage), text),)

@@ -156,14 +156,18 @@ def words(describer: Describer, *events: object) -> list[str]:
 def test_stages_are_called_by_their_names() -> None:
     said = words(
         Describer(),
-        StageStarted(2, "build", "maven:3"),
-        StepStarted(2, 0, "RUN mvn", 7, "not in the cache"),
-        StepCached(2, 1, "COPY a b", 8, "key", 2_000),
+        StageStarted(2, "build", "maven:3", 1, 3),
+        StepStarted(2, 1, "RUN mvn", 7, "not in the cache"),
+        StepCached(2, 2, "COPY a b", 8, "key", 2_000),
+        StageStarted(3, "3", "scratch", 0, 1),
+        StepStarted(3, 0, "COPY --from=build a b", 10, NO_CACHE),
     )
     assert said == [
-        "[build] FROM maven:3",
-        "[build 1] RUN mvn (not in the cache)",
-        "[build 2] COPY a b (cached, 2.0 kB)",
+        "[build 1/3] FROM maven:3",
+        "[build 2/3] RUN mvn (not in the cache)",
+        "[build 3/3] COPY a b (cached, 2.0 kB)",
+        "[stage-3] FROM scratch",
+        "[stage-3 1/1] COPY --from=build a b",
     ]
 
 
