@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pybuild.dockerfile.patterns import Patterns
     from pybuild.executor.prepare import Prepared
     from pybuild.executor.request import BuildRequest, OpenIsolation, Services
-    from pybuild.isolation.turns import Waiting
     from pybuild.image.image import Image
+    from pybuild.isolation.turns import Waiting
     from pybuild.output.sbom.collect import ImageFiles
     from pybuild.registry.options import RegistryOptions
 
