@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pybuild.isolation.errors import MountMoved, PutBackFailed
-from pybuild.isolation.moving import Kept, Twice, move_in, move_out
+from pybuild.isolation.ground import ground_of
+from pybuild.isolation.moving import Kept, Twice
 from pybuild.isolation.record import (
     RootRecord,
     displaced_mounts,
@@ -26,7 +27,7 @@ from pybuild.isolation.record import (
     take_record,
     write_record,
 )
-from pybuild.isolation.removal import empty_directory, mount_points, remove_tree
+from pybuild.isolation.removal import mount_points, remove_tree
 from pybuild.isolation.turns import WAITING_FILES, Place, Presence, Waiting
 
 STRAY_SECONDS = 10.0  # for the processes of a build that was killed, and for what they still write
@@ -39,7 +40,7 @@ class OwnFiles:
     image is on `root`. Whoever calls holds the place's lock alone."""
 
     def __init__(self, place: Path, root: str = "/") -> None:
-        self._root = root
+        self._ground = ground_of(root)
         self._place = place
         self._own = place / WAITING_FILES
         self._stages = place / "stages"
@@ -52,12 +53,12 @@ class OwnFiles:
         return self._record is not None or self._own.exists()
 
     def move_aside(self, kept: Kept, session: int = 0) -> RootRecord:
-        record = take_record(self._root, kept, session)
+        record = take_record(self._ground, kept, session)
         write_record(record, self._record_file)
         self._note(MOVING)  # first: where `container` is, there is a state
         self._own.mkdir()
         self._record = record
-        move_out(self._root, str(self._own), kept)
+        self._ground.move_out(str(self._own), kept)
         self._note(MOVED)
         return record
 
@@ -83,7 +84,7 @@ class OwnFiles:
                 self._note(RESTORING)
             whole = Twice.TARGET if state == MOVING else Twice.SOURCE
             if self._own.exists():
-                move_in(str(self._own), self._root, whole=whole)
+                self._ground.move_in(str(self._own), whole=whole)
             lost = self._restore(record) if record is not None else []
             if self._own.exists():
                 self._own.rmdir()
@@ -109,7 +110,7 @@ class OwnFiles:
         deadline = time.monotonic() + STRAY_SECONDS
         while True:
             try:
-                empty_directory(self._root, (kept | mount_points()).__contains__)
+                self._ground.empty((kept | mount_points()).__contains__)
                 return
             except OSError as error:
                 passing = error.errno in (errno.ENOTEMPTY, errno.ENOENT)

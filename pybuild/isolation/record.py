@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from pybuild.isolation.ground import Ground
 from pybuild.isolation.moving import Kept, as_allowed, portable_names, set_owner
 from pybuild.isolation.removal import mounts_by_id, remove_tree
 
@@ -59,11 +60,11 @@ class RootRecord(Struct, frozen=True):
         return map(os.fsdecode, self.kept)
 
 
-def take_record(root: str, kept: Kept, session: int = 0) -> RootRecord:
-    """Of the directory `root`, which is named as in `kept`."""
+def take_record(ground: Ground, kept: Kept, session: int = 0) -> RootRecord:
+    """Of what is on the ground, which is named as in `kept`."""
     folders: list[Folder] = []
     names: dict[tuple[int, int], list[bytes]] = {}
-    pending = [root]
+    pending = [path for path, _ in ground.places() if path not in kept.paths]
     while pending:
         path = pending.pop()
         folders.append(folder_at(path))

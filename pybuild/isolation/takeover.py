@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from pybuild.isolation.command import Mounting, Network, Output, Root, RunCommand, StackedLayer
 from pybuild.isolation.errors import RunFlagUnsupported
+from pybuild.isolation.ground import ground_of
 from pybuild.isolation.in_place import InPlaceLayers
-from pybuild.isolation.moving import Kept, move_in, move_out
+from pybuild.isolation.moving import Kept
 from pybuild.isolation.own_files import OwnFiles, failing_by_name
 from pybuild.isolation.process import Request, Runner, status_of
 from pybuild.isolation.removal import mount_points, remove_tree
@@ -75,6 +76,7 @@ class Takeover:
         self.runner = runner
         self._place = place
         self._own = OwnFiles(place)
+        self._ground = ground_of()
         self._active: _TakeoverRoot | None = None
         self._number = 0
         self._closed = False
@@ -98,11 +100,11 @@ class Takeover:
         if self._active is root:
             return
         if self._active is not None:
-            move_out("/", str(self._active.stored), self.kept)
+            self._ground.move_out(str(self._active.stored), self.kept)
             self._active = None
         elif not self._own.are_aside:
             self._own.move_aside(self.kept, self.runner.pid)
-        move_in(str(root.stored), "/")
+        self._ground.move_in(str(root.stored))
         self._active = root
 
     def deactivate(self, root: _TakeoverRoot) -> None:
