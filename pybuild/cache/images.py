@@ -140,10 +140,15 @@ def name_of(reference: Reference) -> str:
     return str(replace(reference, digest=None))
 
 
-def blobs_of(manifest: Manifest) -> Sequence[Descriptor]:
-    """Config and layers, without those that no registry gives."""
+def layers_of(manifest: Manifest) -> Sequence[Descriptor]:
+    """Each once, without those that no registry gives."""
     layers = (layer for layer in manifest.layers if not is_foreign(layer.media_type))
-    return tuple({blob.digest: blob for blob in (manifest.config, *layers)}.values())
+    return tuple({blob.digest: blob for blob in layers}.values())
+
+
+def blobs_of(manifest: Manifest) -> Sequence[Descriptor]:
+    """The config and the layers."""
+    return (manifest.config, *layers_of(manifest))
 
 
 def _warmed(entry: Descriptor) -> Warmed | None:

@@ -35,6 +35,18 @@ class NoDestination(InputError):
     code = "no-destination"
 
 
+class NothingToWarm(InputError):
+    """The warmer was given no image, and no Dockerfile that starts from one."""
+
+    code = "nothing-to-warm"
+
+
+class NothingWarmed(InputError):
+    """Not one of the images that the warmer was given could be fetched."""
+
+    code = "nothing-warmed"
+
+
 class FlagsContradict(InputError):
     """Two flags can't be had together, or one needs another."""
 

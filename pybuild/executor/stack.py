@@ -14,7 +14,7 @@ from msgspec import Struct
 from pybuild.errors import ContentMismatch, HostileContent
 from pybuild.image.digest import Digest
 from pybuild.image.layer import EMPTY_CHAIN, Layer
-from pybuild.image.verify import DigestMismatch
+from pybuild.image.verify import DigestMismatch, verified_tar
 from pybuild.rootfs.index import LayerIndex, Tree
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class StackLayer(Struct, frozen=True):
 
     def open_tar(self) -> Generator[bytes, None, None]:
         """The uncompressed tar, checked against the diff ID at its end."""
-        return _with_diff_id(_decompressed(self.layer.open()), self.layer.diff_id)
+        return verified_tar(_decompressed(self.layer.open()), self.layer.diff_id)
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
@@ -84,20 +84,6 @@ def _decompressed(blob: Iterator[bytes]) -> Iterator[bytes]:
         for _ in blob:
             pass
         raise
-
-
-def _with_diff_id(chunks: Iterable[bytes], diff_id: Digest) -> Generator[bytes, None, None]:
-    import hashlib
-
-    hasher = hashlib.new(diff_id.algorithm)
-    for chunk in chunks:
-        hasher.update(chunk)
-        yield chunk
-    if hasher.hexdigest() != diff_id.hex:
-        raise DigestMismatch(
-            f"a layer unpacks to {diff_id.algorithm}:{hasher.hexdigest()}, "
-            f"its config says {diff_id}"
-        )
 
 
 class Indexes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 from pybuild.errors import ContentMismatch
 from pybuild.image.descriptor import Descriptor
+from pybuild.image.digest import Digest
 
 
 class DigestMismatch(ContentMismatch):
@@ -37,4 +38,18 @@ def verified(chunks: Iterable[bytes], descriptor: Descriptor) -> Iterator[bytes]
         raise DigestMismatch(
             f"blob {descriptor.digest} arrived as "
             f"{descriptor.digest.algorithm}:{hasher.hexdigest()}"
+        )
+
+
+def verified_tar(chunks: Iterable[bytes], diff_id: Digest) -> Generator[bytes, None, None]:
+    """The uncompressed tar of a layer; raises DigestMismatch at its end when it is another one than
+    the config names."""
+    hasher = hashlib.new(diff_id.algorithm)
+    for chunk in chunks:
+        hasher.update(chunk)
+        yield chunk
+    if hasher.hexdigest() != diff_id.hex:
+        raise DigestMismatch(
+            f"a layer unpacks to {diff_id.algorithm}:{hasher.hexdigest()}, "
+            f"its config says {diff_id}"
         )

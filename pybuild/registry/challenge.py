@@ -59,12 +59,15 @@ class Scope(Struct, frozen=True, order=True):
 
     repository: str
     push: bool = False
+    delete: bool = False
 
     def __str__(self) -> str:
-        return f"repository:{self.repository}:{'pull,push' if self.push else 'pull'}"
+        actions = ("pull", "push" if self.push else "", "delete" if self.delete else "")
+        return f"repository:{self.repository}:{','.join(filter(None, actions))}"
 
     def covers(self, other: Scope) -> bool:
-        return self.repository == other.repository and (self.push or not other.push)
+        same = self.repository == other.repository
+        return same and self.push >= other.push and self.delete >= other.delete
 
 
 def covers(held: Iterable[Scope], wanted: Iterable[Scope]) -> bool:

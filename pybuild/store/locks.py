@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pybuild.errors import Cancelled
+
 _POLL_SECONDS = 0.02
 _LONGEST_POLL_SECONDS = 0.5
 
@@ -21,36 +23,37 @@ def locked(
     *,
     waits: Callable[[], None] = lambda: None,
     is_cancelled: Callable[[], bool] = lambda: False,
-) -> Iterator[bool]:
-    """Holds a lock on a file, which is made where it is not there; `how` is as in flock(2).
+) -> Iterator[int]:
+    """Holds a lock on a file, which is made where it is not there, and gives its descriptor; `how`
+    is as in flock(2). `waits` is called once if it has to be waited for.
 
-    `waits` is called once if it has to be waited for. Gives False where the wait was cancelled.
-    Raises OSError.
+    Raises OSError, and Cancelled where nobody waits any more.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        yield _wait(handle, how, waits, is_cancelled)
+        _wait(handle, how, waits, is_cancelled)
+        yield handle
     finally:
         os.close(handle)
 
 
 def _wait(
     handle: int, how: int, waits: Callable[[], None], is_cancelled: Callable[[], bool]
-) -> bool:
+) -> None:
     """Polled: a thread that sleeps in flock(2) can't be told that nobody needs it any more."""
     poll = _POLL_SECONDS
     told = False
     while True:
         try:
             fcntl.flock(handle, how | fcntl.LOCK_NB)
-            return True
+            return
         except BlockingIOError:
             if not told:
                 waits()
                 told = True
         if is_cancelled():
-            return False
+            raise Cancelled("nobody waits for the lock any more")
         time.sleep(poll)
         poll = min(poll * 2, _LONGEST_POLL_SECONDS)
 

@@ -9,7 +9,7 @@ WARMER_FLAGS = (
     text(
         "dockerfile",
         Group.SOURCE,
-        "keep all images that this Dockerfile starts from",
+        "keep all images that a stage of this Dockerfile starts from, or takes files from",
         "PATH",
         short="f",
         commands=(WARMER,),

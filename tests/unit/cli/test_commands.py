@@ -66,8 +66,8 @@ def test_help(module: str, argv: list[str]) -> None:
          "or --no-push to build only"]),
         ("main", ["buld"], ["error[unknown-command]: pybuild has no command 'buld'",
          "hint: did you mean build?"]),
-        ("warmer", ["-i", "x"], ["error[not-carried-out]: warmer is not carried out yet",
-         "hint: executor keeps what it needs of base images by itself: give it --cache"]),
+        ("warmer", [], ["error[nothing-to-warm]: you must select at least one image to cache",
+         "hint: --image=REFERENCE, or --dockerfile=PATH"]),
         ("executor", ["login", "x"], ["error[not-carried-out]: executor login is not carried "
          "out yet"]),
         ("main", ["version", "x"], ["error[unexpected-argument]: pybuild version takes no "
