@@ -6,6 +6,7 @@ that docs/errors.md is made from. Packages define their own below the five famil
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from msgspec import Struct
@@ -18,6 +19,22 @@ class Source(Struct, frozen=True):
     line: int
     end_line: int
     text: str
+
+
+_AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/\s\"'<>]*)@")
+
+
+def without_passwords(text: str) -> str:
+    """The text with the password of each address in it as `xxxxx`. A user name alone is a token
+    where it is sent over HTTP, and hidden too; `ssh://git@host` stays."""
+    return _AUTHORITY.sub(_hidden, text) if "@" in text else text
+
+
+def _hidden(found: re.Match[str]) -> str:
+    scheme, (user, colon, _) = found[1], found[2].partition(":")
+    if colon:
+        return f"{scheme}{user}:xxxxx@"
+    return f"{scheme}xxxxx@" if scheme.lower() in ("http://", "https://") else found[0]
 
 
 class PybuildError(Exception):

@@ -11,7 +11,7 @@ import groovy.transform.Field
 // For the request, in the names that docs/jenkins.md gives them.
 @Field final List REQUESTED = [
     'image', 'tags', 'destinations', 'context', 'dockerfile', 'target', 'buildArgs', 'labels',
-    'insecureRegistries', 'registryMirrors', 'cache', 'push', 'output', 'verbosity', 'dryRun',
+    'secrets', 'insecureRegistries', 'registryMirrors', 'cache', 'push', 'output', 'verbosity', 'dryRun',
 ]
 // For the step itself.
 @Field final Map HERE = [container: 'kaniko', shell: '']

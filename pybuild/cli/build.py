@@ -378,8 +378,9 @@ def _kept(job: Job) -> Iterator[Path]:
 
     values, environment = job.values, job.environment
     for name in OUTPUT_FLAGS:
-        if values.text(name) and not values.text(name).startswith("https://"):
-            yield Path(values.text(name)).absolute().parent
+        file = values.text(name) if name in values.texts else ""  # `plan` has no outputs
+        if file and not file.startswith("https://"):
+            yield Path(file).absolute().parent
     named = [environment.get(name, "") for name in ("DOCKER_CONFIG", "BUILDER_OUTPUT")]
     named.append(values.text("cache-dir"))
     yield from (Path(name) for name in named if name and Path(name).exists())

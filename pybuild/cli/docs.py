@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pybuild
+from pybuild.cli.flags.environment import IDLE
 from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, POD_CHECK, WARMER, Flag, Group, Kind
 from pybuild.cli.flags.table import FLAGS, default_of, long_names, short_names
 from pybuild.cli.help import ABOUT, COMMANDS, USAGE
@@ -29,6 +30,8 @@ _FORMS = """\
 - Durations carry a unit: `30m`, `336h`, `1h30m`.
 - Flags marked **+** may be given several times. Of the others the last one counts.
 - `--` ends the flags.
+- A word with a blank in it, such as the YAML item `- --flag host=/file`, is one argument: the error
+  says how to write it.
 """
 
 _CONTEXTS = """\
@@ -66,7 +69,7 @@ output; a log that is read as one stream shows no difference).
 | `auto` | `progress` on a terminal that can show it, unless `CI` is set; else `plain` |
 | `progress` | stages and transfers side by side, the log above them |
 | `plain` | lines: seconds since the start, stage and step, text; RUN's output after a bar |
-| `color` | the same with colours, as kaniko's default is |
+| `color` | kaniko's coloured `INFO[0012] …`, with --log-timestamp `INFO[2026-…]` |
 | `text` | kaniko's `time="…" level=info msg="…"` |
 | `json` | one object a line: `time`, `level`, `event`, `msg`, and the event's own fields |
 
@@ -191,11 +194,17 @@ def _variables() -> str:
         "| `DOCKER_CONFIG` | the folder with config.json or .dockerconfigjson; else `~/.docker` |",
         "| `DOCKER_AUTH_CONFIG` | the JSON of config.json itself; comes first |",
         "| `GIT_TOKEN`, `GIT_USERNAME`, `GIT_PASSWORD`, `GIT_PULL_METHOD` | see Contexts |",
+        "| `SNAPSHOT_TIMEOUT_DURATION` | how long it may take to find what a RUN changed; no limit "
+        "if not given |",
+        "| `UPSTREAM_CLIENT_TYPE` | is added to the User-Agent |",
         "| `SOURCE_DATE_EPOCH` | the one time of everything in the image, in seconds since 1970 |",
         "| `TMPDIR` | where the build keeps its files, without --kaniko-dir and `/kaniko` |",
         "| `CI`, `TERM`, `NO_COLOR` | see What goes where |",
         "| `PYBUILD_DEBUG` | shows the traceback of a mistake of the builder |",
+        "| `FF_KANIKO_…` | kaniko's switches: what they turn on is always done; one line says so "
+        "where one is turned off |",
     ]
+    rows += [f"| `{name}` | nothing, and one line says so: {why} |" for name, why in IDLE.items()]
     return "\n".join(["## Environment\n", "| variable | what it does |", "|---|---|", *rows]) + "\n"
 
 

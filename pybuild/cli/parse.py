@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from pybuild.cli.errors import BadFlag, UnexpectedArgument, UnknownFlag
+from pybuild.cli.flags.environment import notes_of
 from pybuild.cli.flags.flag import Flag, Kind
 from pybuild.cli.flags.table import default_of, flags_of, long_names, short_names
 from pybuild.errors import InputError, NotCarriedOut
@@ -91,6 +92,7 @@ def parse_flags(
         texts.setdefault(flag.name, []).append(_checked(flag, shown, value))
     _from_environment(flags, environment, texts)
     notes = [note for flag in flags if (note := _effect(flag, texts.get(flag.name)))]
+    notes += notes_of(environment)
     given = frozenset(texts)
     for flag in flags:
         default = default_of(flag, command)

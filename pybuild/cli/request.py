@@ -266,6 +266,26 @@ def _pair(name: str, key: str, value: object) -> str:
     return f"{key}={_text(f'{name}.{key}', value)}"
 
 
+def _secrets(name: str, value: object) -> list[str]:
+    """By id, where each lies: `{file: path}` or `{env: variable}`. What else is given may be the
+    secret itself, and is never shown."""
+    flags = []
+    for key, place in _table(name, value).items():
+        if not _is_key(name, key) or "," in key:
+            raise BadRequest(f"`{name}` has a key that no flag can say: {key!r}")
+        if not isinstance(place, dict) or len(place) != 1 or not {"file", "env"} & place.keys():
+            raise BadRequest(
+                f"`{name}.{key}` does not say where the secret is",
+                hint="{file: path} or {env: variable}; its value has no place in a request",
+            )
+        ((kind, where),) = place.items()
+        text = _text(f"{name}.{key}.{kind}", where)
+        if not text or "," in text:
+            raise BadRequest(f"`{name}.{key}.{kind}` is empty or has a comma")
+        flags.append(f"--secret=id={key},{'src' if kind == 'file' else 'env'}={text}")
+    return flags
+
+
 def _cache(name: str, value: object) -> list[str]:
     if isinstance(value, bool):
         return ["--cache"] if value else []
@@ -309,6 +329,7 @@ _READERS: Mapping[str, Callable[[str, object], list[str]]] = {
     "target": _one("--target"),
     "buildArgs": _build_args,
     "labels": _labels,
+    "secrets": _secrets,
     "insecureRegistries": _many("--insecure-registry"),
     "registryMirrors": _many("--registry-mirror"),
     "cache": _cache,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pybuild.errors import Interrupted, PybuildError
+from pybuild.errors import Interrupted, PybuildError, without_passwords
 
 if TYPE_CHECKING:
     import threading
@@ -50,11 +50,11 @@ def failed_event(error: PybuildError) -> BuildFailed:
     source = error.source
     return BuildFailed(
         error.code,
-        error.message,
-        error.hint,
+        without_passwords(error.message),
+        without_passwords(error.hint),
         source.file if source else "",
         source.line if source else 0,
-        source.text if source else "",
+        without_passwords(source.text) if source else "",
         error.exit_status,
     )
 

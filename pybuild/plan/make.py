@@ -27,7 +27,7 @@ from pybuild.dockerfile.instructions import (
 )
 from pybuild.dockerfile.parser import parse_trigger
 from pybuild.dockerfile.words import expand
-from pybuild.errors import InputError, NotCarriedOut, PybuildError, Source
+from pybuild.errors import InputError, NotCarriedOut, PybuildError, Source, without_passwords
 from pybuild.image.config import DEFAULT_PATH, ImageConfig
 from pybuild.image.platform import Platform, parse_platform
 from pybuild.image.reference import BadReference, parse_reference
@@ -488,4 +488,5 @@ def _copy_text(copy: Copy | Add) -> str:
     flags += [f"--chmod={copy.chmod}"] if copy.chmod else []
     flags += ["--link"] if copy.link else []
     files = [f"<<{file.name}" for file in copy.heredocs]
-    return " ".join([name, *flags, *copy.sources, *files, copy.destination]) + " # pybuild"
+    sources = (without_passwords(source) for source in copy.sources)
+    return " ".join([name, *flags, *sources, *files, copy.destination]) + " # pybuild"

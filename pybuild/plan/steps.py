@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from pybuild.dockerfile.instructions import Instruction
-from pybuild.errors import Source
+from pybuild.errors import Source, without_passwords
 from pybuild.image.config import ImageConfig
 from pybuild.image.digest import Digest
 from pybuild.image.platform import Platform
@@ -136,7 +136,8 @@ class Step(Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        return " ".join(self.source.text.split())
+        """As it stands in the Dockerfile, on one line and without passwords."""
+        return without_passwords(" ".join(self.source.text.split()))
 
     @property
     def stands_alone(self) -> bool:

@@ -26,17 +26,18 @@ from pybuild.report.text import (
 )
 
 _COLOURS = {
-    Severity.DEBUG: "\x1b[2m",
+    Severity.DEBUG: "\x1b[37m",
     Severity.INFO: "\x1b[36m",
     Severity.WARNING: "\x1b[33m",
     Severity.ERROR: "\x1b[31m",
 }
 _RESET = "\x1b[0m"
+_WORD = 4  # letters of a level in kaniko's coloured log
 
 
 class Style(Enum):
     PLAIN = "plain"  # `   1.2 [build 3] RUN make`
-    COLOUR = "color"  # the same, coloured, as kaniko's default is
+    COLOUR = "color"  # kaniko's `INFO[0012] …`, the level coloured
     LOGFMT = "text"  # kaniko's `time="…" level=info msg="…"`
 
 
@@ -99,15 +100,14 @@ class PlainReport:
             text = harmless(line.text)
             red, off = ("", "") if self._style is Style.PLAIN else (_COLOURS[line.severity], _RESET)
             return f"{red}{text}{off}\n"
+        prefix = f"{harmless(line.prefix)} " if line.prefix else ""
+        if self._style is Style.COLOUR:
+            stamp = _clock() if self._stamp is Stamp.CLOCK else f"{int(self._seconds()):04}"
+            word = line.severity.name[:_WORD]
+            text = f"{prefix}{colours_only(line.text)}"
+            return f"{_COLOURS[line.severity]}{word}{_RESET}[{stamp}] {text}\n"
         stamp = _clock() if self._stamp is Stamp.CLOCK else f"{self._seconds():6.1f}"
         mark = "warning: " if line.severity is Severity.WARNING else ""
-        if self._style is Style.COLOUR:
-            colour = _COLOURS[line.severity]
-            prefix = f"{colour}{harmless(line.prefix)}{_RESET} " if line.prefix else ""
-            mark = f"{colour}{mark}{_RESET}" if mark else ""
-            text = colours_only(line.text)
-            return f"\x1b[2m{stamp}{_RESET} {prefix}{mark}{text}\n"
-        prefix = f"{harmless(line.prefix)} " if line.prefix else ""
         return f"{stamp} {prefix}{mark}{harmless(line.text)}\n"
 
     def _seconds(self) -> float:

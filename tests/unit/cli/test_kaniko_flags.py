@@ -281,3 +281,30 @@ def test_there_are_no_flags_but_kanikos_and_those_marked_as_ours(command: str) -
     assert known - names - ours <= {"custom-platform"}  # the warmer's customPlatform, as here
     shorts = {name for flag in flags_of(command) for name in short_names(flag, command)}
     assert shorts == {known.short for known in table if known.short}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("FF_KANIKO_COPY_AS_ROOT", "1", ""),
+        ("FF_KANIKO_COPY_AS_ROOT", "false", "=false changes nothing here: what it turns off"),
+        ("FF_KANIKO_SQUASH_STAGES", "0", "=0 changes nothing here"),
+        ("FF_KANIKO_OCI_SCRATCH_BASE", "0", ""),
+        ("FF_KANIKO_OCI_SCRATCH_BASE", "True", "--image-format=oci"),
+        ("FF_KANIKO_NO_SUCH_SWITCH", "1", "is not known"),
+        ("FF_KANIKO_COPY_AS_ROOT", "nonsense", ""),  # kaniko takes its default then
+        ("KANIKO_TELEMETRY_ENDPOINT", "https://x", "nothing is ever sent"),
+        ("KANIKO_TELEMETRY_ENDPOINT", "", ""),
+        ("KANIKO_TELEMETRY_OMIT_DOCKERFILE", "1", "nothing is ever sent"),
+        ("KANIKO_IGNORE_ASSERTIONS", "1", "always ends the build"),
+        ("BENCHMARK_FILE", "/b.json", "--log-format=json"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://x", ""),
+    ],
+)
+@pytest.mark.parametrize("command", [EXECUTOR, WARMER])
+def test_variables_that_change_nothing(
+    command: str, variable: str, value: str, expected: str
+) -> None:
+    notes = parse(command, **{variable: value}).notes
+    assert len(notes) == (1 if expected else 0)
+    assert not expected or (notes[0].startswith(variable) and expected in notes[0])

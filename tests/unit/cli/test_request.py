@@ -78,6 +78,16 @@ NOT_PUSHING = {"push": False}
             ],
             id="registries",
         ),
+        pytest.param(
+            {**NOT_PUSHING, "secrets": {"npm": {"file": "/s/npm"}, "key": {"env": "KEY"}}},
+            ["--secret=id=npm,src=/s/npm", "--secret=id=key,env=KEY", "--no-push"],
+            id="secrets",
+        ),
+        pytest.param(
+            {**PUSHING, "dryRun": True, "secrets": {"npm": {"file": "/s/npm"}}},
+            ["--destination=r.example/app:1", "--secret=id=npm,src=/s/npm"],
+            id="secrets of a plan",
+        ),
         pytest.param({**NOT_PUSHING, "cache": True}, ["--cache", "--no-push"], id="cache"),
         pytest.param({**NOT_PUSHING, "cache": False}, ["--no-push"], id="no cache"),
         pytest.param(
@@ -131,6 +141,24 @@ def test_request_to_flags(request_: dict[str, object], expected: list[str]) -> N
             {**PUSHING, "output": {"type": "zip", "path": "a"}}, "'tar' or 'oci'", id="zip"
         ),
         pytest.param({**PUSHING, "output": {"type": "tar"}}, "and `path`", id="no path"),
+        pytest.param({**PUSHING, "secrets": ["a"]}, "has to be a map", id="secrets: a list"),
+        pytest.param(
+            {**PUSHING, "secrets": {"a": "hunter2"}},
+            "`secrets.a` does not say where",
+            id="a secret itself",
+        ),
+        pytest.param(
+            {**PUSHING, "secrets": {"a": {"value": "hunter2"}}},
+            "does not say where",
+            id="a secret as value",
+        ),
+        pytest.param(
+            {**PUSHING, "secrets": {"a": {"file": "x", "env": "y"}}},
+            "does not say where",
+            id="a secret in two places",
+        ),
+        pytest.param({**PUSHING, "secrets": {"a": {"file": "x,y"}}}, "has a comma", id="comma"),
+        pytest.param({**PUSHING, "secrets": {"a,b": {"env": "y"}}}, "no flag can say", id="id"),
         pytest.param({**PUSHING, "verbosity": "loud"}, "can't be 'loud'", id="level"),
     ],
 )
@@ -138,6 +166,7 @@ def test_what_no_build_can_mean(request_: dict[str, object], message: str) -> No
     with pytest.raises(BadRequest) as caught:
         request_to_flags(request_)
     assert message in caught.value.message
+    assert "hunter2" not in caught.value.message + caught.value.hint
 
 
 def test_an_unknown_option_names_the_nearest() -> None:

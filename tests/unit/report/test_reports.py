@@ -148,7 +148,12 @@ def test_kanikos_text_format() -> None:
 
 
 def test_colour_is_only_where_it_was_asked_for() -> None:
-    assert "\x1b[31mred" in run("color")
+    coloured = run("color")
+    assert "\x1b[31mred" in coloured
+    assert re.search(r"^\x1b\[36mINFO\x1b\[0m\[\d{4}\] \[build 1/3\] FROM debian$", coloured, re.M)
+    assert re.search(r"^\x1b\[33mWARN\x1b\[0m\[\d{4}\] careful$", coloured, re.M)
+    clock = run("color", timestamps="clock")
+    assert re.search(r"^\x1b\[36mINFO\x1b\[0m\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\] ", clock, re.M)
     assert "\x1b" not in run("plain") and "\x1b[2J" not in run("color")
 
 

@@ -73,14 +73,15 @@ class KanikoBuildTest {
         harness.run('''kanikoBuild(
             image: 'r.example/app', tags: ['1', '2'], destinations: ['other/app:3'], context: 'sub dir',
             dockerfile: 'a/Dockerfile', target: 'last', buildArgs: [A: '1', B: null, C: 2, D: true],
-            labels: [team: 'x'], insecureRegistries: ['r.example'], registryMirrors: ['m.example'],
+            labels: [team: 'x'], secrets: [npm: [file: '/s/npm'], key: [env: 'KEY']],
+            insecureRegistries: ['r.example'], registryMirrors: ['m.example'],
             cache: [repo: 'r.example/cache', dir: '/cache'], push: true,
             output: [type: 'tar', path: 'image.tar'], verbosity: 'debug', dryRun: true)''')
         assertEquals([
             schema: 1, image: 'r.example/app', tags: ['1', '2'], destinations: ['other/app:3'],
             context: 'sub dir', dockerfile: 'a/Dockerfile', target: 'last',
             buildArgs: [A: '1', B: null, C: 2, D: true], labels: [team: 'x'],
-            insecureRegistries: ['r.example'],
+            secrets: [npm: [file: '/s/npm'], key: [env: 'KEY']], insecureRegistries: ['r.example'],
             registryMirrors: ['m.example'], cache: [repo: 'r.example/cache', dir: '/cache'], push: true,
             output: [type: 'tar', path: 'image.tar'], verbosity: 'debug', dryRun: true,
         ], requests[0])
