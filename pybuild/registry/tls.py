@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -85,16 +85,30 @@ def _trust_system(context: ssl.SSLContext, environment: Mapping[str, str]) -> No
             context.load_verify_locations(cafile=path)
 
 
-def wrap(sock: socket.socket, context: ssl.SSLContext, host: str, name: str) -> ssl.SSLSocket:
-    """The TLS handshake with `name`; `host` is what the user wrote. Raises RegistryError, or
-    OSError where the connection broke."""
+def wrap(
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    host: str,
+    name: str,
+    *,
+    begun: Callable[[socket.socket], None],
+) -> ssl.SSLSocket:
+    """The TLS handshake with `name`; `host` is what the user wrote. `begun` is given the new
+    socket before anything is waited for. Raises RegistryError, or OSError where the connection
+    broke; the socket is closed then."""
     address = sock.getpeername()[:2]
+    tls = context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
     try:
-        return context.wrap_socket(sock, server_hostname=name)
-    except ssl.SSLCertVerificationError as error:
-        raise _not_trusted(error, address, host, name) from error
-    except ssl.SSLError as error:
-        raise _no_tls(error, host) from error
+        begun(tls)
+        tls.do_handshake()
+    except BaseException as error:
+        tls.close()
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise _not_trusted(error, address, host, name) from error
+        if isinstance(error, ssl.SSLError):
+            raise _no_tls(error, host) from error
+        raise
+    return tls
 
 
 def _no_tls(error: ssl.SSLError, host: str) -> RegistryError:

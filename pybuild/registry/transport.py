@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -17,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pybuild.errors import RegistryError
+from pybuild.registry.dial import dial, open_tunnel, proxy_authorization
 from pybuild.registry.errors import RegistryUnreachable, RequestRefused
 from pybuild.registry.options import Purpose, RegistryOptions, is_loopback, split_host
 from pybuild.registry.retry import Transient
@@ -60,6 +62,7 @@ class Transport:
         self._endpoints: dict[tuple[str, Purpose], Endpoint] = {}
         self._idle: dict[Endpoint, list[Wire]] = {}
         self._wires: set[Wire] = set()
+        self._dialing: set[socket.socket] = set()  # connected, not yet in use
         self._contexts: dict[Endpoint, ssl.SSLContext] = {}
         self._has_proxy = any(
             self._environment.get(name)
@@ -74,6 +77,10 @@ class Transport:
         with self._lock:
             wires, self._wires = self._wires, set()
             idle, self._idle = self._idle, {}
+            dialing = tuple(self._dialing)
+        for sock in dialing:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
         for wire in wires:
             wire.abort()
         for parked in idle.values():
@@ -215,7 +222,7 @@ class Transport:
             lines.append(f"Content-Length: {len(body)}")
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if proxy is not None:
-            lines += _proxy_authorization(proxy)
+            lines += proxy_authorization(proxy)
         if not all(line.isprintable() for line in lines):
             raise RequestRefused("a header of the request would hold a control character")
         return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
@@ -259,30 +266,57 @@ class Transport:
         target = (name, port or (443 if key.scheme == "https" else 80))
         address = target
         if proxy is not None:
-            address = (proxy.hostname or "", proxy.port or 3128)
+            address = (proxy.hostname or "", proxy.port or 80)
         try:
-            sock = socket.create_connection(
-                address, timeout=min(_CONNECT_SECONDS, self._options.timeout_seconds)
-            )
+            seconds = min(_CONNECT_SECONDS, self._options.timeout_seconds)
+            sock = dial(address, seconds, self.closed)
         except OSError as error:
             raise self._not_connected(key, error, proxy) from error
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if key.scheme == "http":
-                return sock
-            if proxy is not None:
-                _open_tunnel(sock, target, proxy)
-            from pybuild.registry import tls
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock if key.scheme == "http" else self._secured(sock, key, target, proxy)
 
-            return tls.wrap(sock, self._context(key), key.host, name)
-        except OSError as error:
-            sock.close()
-            raise Transient(
-                RegistryUnreachable(f"no TLS connection with {key.host}: {_why(error)}")
-            ) from error
-        except BaseException:
-            sock.close()
-            raise
+    def _secured(
+        self,
+        sock: socket.socket,
+        key: Endpoint,
+        target: tuple[str, int],
+        proxy: SplitResult | None,
+    ) -> socket.socket:
+        """TLS over a connection, through the proxy's tunnel where there is one."""
+        with self._watched() as begun:
+            try:
+                begun(sock)
+                if proxy is not None:
+                    open_tunnel(sock, target, proxy)
+                from pybuild.registry import tls
+
+                return tls.wrap(sock, self._context(key), key.host, target[0], begun=begun)
+            except OSError as error:
+                sock.close()
+                raise Transient(
+                    RegistryUnreachable(f"no TLS connection with {key.host}: {_why(error)}")
+                ) from error
+            except BaseException:
+                sock.close()
+                raise
+
+    @contextmanager
+    def _watched(self) -> Iterator[Callable[[socket.socket], None]]:
+        """Sockets named to what this gives are ended by `close`, as long as this is open."""
+        begun: list[socket.socket] = []
+
+        def note(sock: socket.socket) -> None:
+            begun.append(sock)
+            with self._lock:
+                self._dialing.add(sock)
+            if self.closed.is_set():
+                raise OSError("it was ended")
+
+        try:
+            yield note
+        finally:
+            with self._lock:
+                self._dialing.difference_update(begun)
 
     def _context(self, key: Endpoint) -> ssl.SSLContext:
         from pybuild.registry import tls
@@ -323,38 +357,6 @@ class Transport:
 
 
 _MOVED = frozenset({301, 302, 303, 307, 308})
-
-
-def _open_tunnel(sock: socket.socket, target: tuple[str, int], proxy: SplitResult) -> None:
-    """Has the proxy pass bytes on to the target (RFC 9110, 9.3.6)."""
-    name = f"[{target[0]}]" if ":" in target[0] else target[0]
-    lines = [f"CONNECT {name}:{target[1]} HTTP/1.1", f"Host: {name}:{target[1]}"]
-    lines += _proxy_authorization(proxy)
-    sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-    answer = b""
-    while b"\r\n\r\n" not in answer and len(answer) < 65536:
-        # One byte at a time: what follows the head belongs to TLS.
-        part = sock.recv(1)
-        if not part:
-            break
-        answer += part
-    words = answer.split(b"\r\n")[0].split(b" ")
-    if len(words) < 2 or words[1] != b"200":
-        status = b" ".join(words[1:]).decode("latin-1") or "nothing"
-        raise RegistryUnreachable(
-            f"the proxy {proxy.hostname} answered {status} when asked for {name}:{target[1]}",
-            hint="check HTTPS_PROXY, or name the registry in NO_PROXY",
-        )
-
-
-def _proxy_authorization(proxy: SplitResult) -> list[str]:
-    if proxy.username is None:
-        return []
-    from base64 import b64encode
-    from urllib.parse import unquote
-
-    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return [f"Proxy-Authorization: Basic {b64encode(pair.encode()).decode()}"]
 
 
 def _why(error: OSError | BadReply) -> str:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-import socket
 import subprocess
-import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +41,7 @@ from pybuild.registry.errors import (
 )
 from pybuild.registry.keychain import SystemKeychain
 from pybuild.registry.options import RegistryOptions
+from tests.support.proxy import CuttingProxy, Tunnel
 from tests.support.registry import (
     Certificates,
     RealRegistry,
@@ -211,57 +209,15 @@ def test_many_blobs_at_once(registry: RealRegistry, client: Client) -> None:
     assert outcomes.count(TransferOutcome.EXISTS) == 8
 
 
-class CuttingProxy:
-    """Passes bytes on to a registry, and ends the first connection that sends too many."""
-
-    def __init__(self, target: str, cut_after: int) -> None:
-        name, _, port = target.partition(":")
-        self._target = (name, int(port))
-        self._left = cut_after
-        self.cut = False
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                ours, _ = self._listener.accept()
-            except OSError:
-                return
-            theirs = socket.create_connection(self._target)
-            threading.Thread(target=self._pass, args=(ours, theirs, True), daemon=True).start()
-            threading.Thread(target=self._pass, args=(theirs, ours, False), daemon=True).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-                if counted and not self.cut:
-                    self._left -= len(data)
-                    self.cut = self._left < 0
-                    if self.cut:
-                        break
-        except OSError:
-            pass
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-
 def test_an_upload_survives_a_broken_line(registry: RealRegistry) -> None:
     events: list[Event] = []
-    proxy = CuttingProxy(registry.host, cut_after=20 << 20)
     descriptor, open_chunks = big_blob(40)
-    try:
-        with Client(RegistryOptions(), AnonymousKeychain(), events.append) as client:
-            ref = parse_reference(f"{proxy.host}/broken:1")
-            assert client.push_blob(ref, descriptor, open_chunks) is TransferOutcome.DONE
-    finally:
-        proxy.close()
+    with (
+        CuttingProxy(registry.host, cut_after=20 << 20) as proxy,
+        Client(RegistryOptions(), AnonymousKeychain(), events.append) as client,
+    ):
+        ref = parse_reference(f"{proxy.host}/broken:1")
+        assert client.push_blob(ref, descriptor, open_chunks) is TransferOutcome.DONE
     assert proxy.cut
     with Client(RegistryOptions(), AnonymousKeychain(), events.append) as client:
         ref = ref_to(registry, "broken:1")
@@ -357,65 +313,23 @@ def test_a_name_that_the_certificate_does_not_have(tmp_path: Path) -> None:
             client.manifest(parse_reference(f"{name}/app:1"))
 
 
-class Tunnel:
-    """An HTTP proxy that knows only CONNECT, and leads all names to one registry."""
-
-    def __init__(self, target: str) -> None:
-        name, _, port = target.partition(":")
-        self._target = (name, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.heads: list[bytes] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                ours, _ = self._listener.accept()
-            except OSError:
-                return
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += ours.recv(4096)
-            self.heads.append(head)
-            if b"Proxy-Authorization: Basic " + b64encode(b"us:pw") not in head:
-                ours.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
-                ours.close()
-                continue
-            ours.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            theirs = socket.create_connection(self._target)
-            for pair in ((ours, theirs), (theirs, ours)):
-                threading.Thread(target=self._pass, args=pair, daemon=True).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
-
-
 def test_tls_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificates = make_certificates(tmp_path / "ca", "registry.test")
     options = RegistryOptions(certificates={"registry.test": certificates.authority})
     ref = parse_reference("registry.test/app:1")
-    with running_registry(tmp_path / "registry", certificates=certificates) as running:
-        tunnel = Tunnel(running.host)
+    with (
+        running_registry(tmp_path / "registry", certificates=certificates) as running,
+        Tunnel(running.host, "us:pw") as tunnel,
+    ):
         monkeypatch.setenv("HTTPS_PROXY", f"http://us:pw@{tunnel.host}")
-        try:
-            with Client(options, AnonymousKeychain(), lambda event: None) as client:
-                push_image(client, ref)
-            monkeypatch.setenv("HTTPS_PROXY", f"http://{tunnel.host}")
-            with (
-                Client(options, AnonymousKeychain(), lambda event: None) as client,
-                pytest.raises(RegistryUnreachable, match="407 Proxy Authentication") as caught,
-            ):
-                client.manifest(ref)
-        finally:
-            tunnel.close()
+        with Client(options, AnonymousKeychain(), lambda event: None) as client:
+            push_image(client, ref)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{tunnel.host}")
+        with (
+            Client(options, AnonymousKeychain(), lambda event: None) as client,
+            pytest.raises(RegistryUnreachable, match="407 Proxy Authentication") as caught,
+        ):
+            client.manifest(ref)
     assert tunnel.heads[0].startswith(b"CONNECT registry.test:443 HTTP/1.1\r\n")
     assert "NO_PROXY" in caught.value.hint
 

@@ -1,4 +1,5 @@
-"""An HTTP proxy before a registry: writes down what is asked, or answers in its place."""
+"""What stands between a builder and a registry: an HTTP proxy that writes down what is asked,
+changes it or answers in its place; one that cuts connections; one that knows only CONNECT."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ import http.client
 import re
 import socket
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
 
 _CHUNK = 1 << 16
 
@@ -143,3 +146,93 @@ def running_proxy(target: str) -> Iterator[RegistryProxy]:
         server.shutdown()
         server.server_close()
         thread.join(5)
+
+
+class _Passing:
+    """Takes connections on loopback and hands each to `serve`, in threads of its own."""
+
+    def __init__(self, target: str) -> None:
+        name, _, port = target.partition(":")
+        self._target = (name, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                ours, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(ours,), daemon=True).start()
+
+    def serve(self, ours: socket.socket) -> None:
+        self.join(ours, socket.create_connection(self._target))
+
+    def join(self, ours: socket.socket, theirs: socket.socket) -> None:
+        threading.Thread(target=self.copy, args=(theirs, ours, False), daemon=True).start()
+        self.copy(ours, theirs, True)
+
+    def copy(self, source: socket.socket, sink: socket.socket, upwards: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(_CHUNK):
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+class CuttingProxy(_Passing):
+    """Ends the first connection that sends more than `cut_after` bytes upwards."""
+
+    def __init__(self, target: str, cut_after: int) -> None:
+        super().__init__(target)
+        self._left = cut_after
+        self.cut = False
+
+    def copy(self, source: socket.socket, sink: socket.socket, upwards: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(_CHUNK):
+                sink.sendall(data)
+                if upwards and not self.cut:
+                    self._left -= len(data)
+                    self.cut = self._left < 0
+                    if self.cut:
+                        break
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+class Tunnel(_Passing):
+    """Knows only CONNECT, and leads all names to one server. With `pair` (user:password) it wants
+    to be logged in to."""
+
+    def __init__(self, target: str, pair: str = "") -> None:
+        super().__init__(target)
+        self._pair = pair
+        self.heads: list[bytes] = []
+
+    def serve(self, ours: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            part = ours.recv(4096)
+            if not part:
+                ours.close()
+                return
+            head += part
+        self.heads.append(head)
+        if self._pair and b64encode(self._pair.encode()) not in head:
+            ours.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            ours.close()
+            return
+        ours.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        super().serve(ours)

@@ -114,17 +114,19 @@ def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
     raise RuntimeError(f"docker-registry did not start:\n{log.read_text()[-2000:]}")
 
 
-def make_certificates(folder: Path, name: str = "localhost") -> Certificates:
-    """Makes a CA and a certificate for `name` and 127.0.0.1 that it signed."""
+def make_certificates(folder: Path, *names: str) -> Certificates:
+    """Makes a CA and a certificate for `names` (localhost) and 127.0.0.1 that it signed."""
+    names = names or ("localhost",)
     folder.mkdir(parents=True, exist_ok=True)
     authority, authority_key = folder / "ca.crt", folder / "ca.key"
     certificate, key, request = folder / "server.crt", folder / "server.key", folder / "server.csr"
     extensions = folder / "server.ext"
-    extensions.write_text(f"subjectAltName=DNS:{name},IP:127.0.0.1\n")
+    dns = ",".join(f"DNS:{name}" for name in names)
+    extensions.write_text(f"subjectAltName={dns},IP:127.0.0.1\n")
     new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     subject = ["-subj", "/O=Tests/CN=Authority of the tests"]
     _openssl("req", "-x509", *new_key, "-keyout", authority_key, "-out", authority, *subject)
-    _openssl("req", *new_key, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
+    _openssl("req", *new_key, "-keyout", key, "-out", request, "-subj", f"/CN={names[0]}")
     signer = ["-CA", authority, "-CAkey", authority_key, "-CAcreateserial", "-days", "2"]
     _openssl("x509", "-req", "-in", request, *signer, "-out", certificate, "-extfile", extensions)
     return Certificates(authority, certificate, key)
