@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pybuild.k8s.rules import Finding
 
 MOST_FILES = 10_000
-MOST_BYTES = 10_000_000
+MOST_BYTES = 4_000_000
 STDIN = "-"
 
 

@@ -208,7 +208,9 @@ def _place_to_work(container: Container) -> Iterator[Finding]:
         )
     if mount is not None and named is not None and not writable:
         yield mount.finding(
-            rules.NOTHING_WRITABLE, f"KANIKO_DIR is {place}, which is mounted read-only"
+            rules.NOTHING_WRITABLE,
+            f"KANIKO_DIR is {place}, which is mounted read-only",
+            "leave readOnly out, or name another folder",
         )
 
 
