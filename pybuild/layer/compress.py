@@ -204,7 +204,7 @@ def _drain(queue: Queue[Any]) -> None:
         queue.get()
 
 
-def read_ahead(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def read_ahead(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
     """The same chunks, made in a thread of their own while the caller works on earlier ones.
     At most five are held. Closing the iterator ends the thread."""
     from queue import Full, Queue

@@ -126,7 +126,7 @@ def _ustar(
         prefix.ljust(155, b"\0"),
     )
     if len(name) + len(link) + len(prefix) < 160:
-        total = (adler32(block) & 0xFFFF) - 1  # see _checksum_fits: no overflow in so few bytes
+        total = (adler32(block) & 0xFFFF) - 1  # see is_header: no overflow in so few bytes
     else:
         total = sum(block)
     block = b"%b%06o\0 %b" % (block[:148], total, block[156:])

@@ -134,7 +134,7 @@ class TarReader:
                 raise BadArchive("a block of zeros stands between two entries")
             self._drain()
             return None
-        if not _checksum_fits(block):
+        if not is_header(block):
             raise BadArchive(f"no tar header at byte {self._base + self._at - BLOCK}")
         return block
 
@@ -299,9 +299,10 @@ class TarReader:
                 raise BadArchive("the archive is cut off in a file")
 
 
-def _checksum_fits(block: bytes) -> bool:
-    """The sum of all bytes, the checksum's own field taken as spaces. The low half of an Adler
-    checksum is that sum plus 1, modulo 65521, at a tenth of the cost of adding in Python."""
+def is_header(block: bytes) -> bool:
+    """Whether a block of 512 bytes adds up to the sum that it holds, whose own field is taken as
+    spaces. The low half of an Adler checksum is that sum plus 1, modulo 65521, at a tenth of the
+    cost of adding in Python."""
     stored = _checksum(block[148:156])
     low = adler32(block[156:], adler32(b"        ", adler32(block[:148]))) & 0xFFFF
     if (stored + 1) % 65521 == low:

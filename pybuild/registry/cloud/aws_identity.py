@@ -148,8 +148,19 @@ def _keys_from_sts(answer: Answer) -> AwsKeys:
 # Profile files
 
 
+def profile_setting(environment: Mapping[str, str], setting: str) -> str:
+    """What the profile in use says of something that is no secret, or "". Raises NothingFound
+    where the files can't be read."""
+    profile = _profiles(environment).get(_profile_name(environment) or "default", {})
+    return profile.get(setting, "")
+
+
+def _profile_name(environment: Mapping[str, str]) -> str:
+    return environment.get("AWS_PROFILE") or environment.get("AWS_DEFAULT_PROFILE") or ""
+
+
 def _from_profile(aws: Aws) -> AwsKeys | None:
-    name = aws.environment.get("AWS_PROFILE") or aws.environment.get("AWS_DEFAULT_PROFILE") or ""
+    name = _profile_name(aws.environment)
     profiles = _profiles(aws.environment)
     if not profiles and not name:
         return None

@@ -36,8 +36,9 @@ def signed_headers(
     region: str,
     now: float | None = None,
 ) -> dict[str, str]:
-    """The headers to send: those given, with date, token and Authorization. `url` has no dots and
-    doubled slashes in its path, and needs no encoding; Host is signed as the client sends it."""
+    """The headers to send: those given, with date, token and Authorization. `url` is encoded, and
+    has no dots in its path; all services but S3 encode it once more. Host is signed as the client
+    sends it."""
     moment = time.gmtime(time.time() if now is None else now)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", moment)
     parts = urlsplit(url)
@@ -54,7 +55,7 @@ def signed_headers(
     canonical = "\n".join(
         [
             method,
-            quote(parts.path or "/", safe="/-_.~"),
+            quote(parts.path or "/", safe="/-_.~%" if service == "s3" else "/-_.~"),
             query,
             *(f"{name}:{signed[name]}" for name in sorted(signed)),
             "",
