@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from pybuild.output.sbom.collect import ImageFiles
     from pybuild.registry.options import RegistryOptions
 
-# What kaniko's images have, so that a build there stays within one folder.
-KANIKO_FOLDER = Path("/kaniko")
+# What kaniko's images have, so that a build there stays within one folder; `work` is for ordinary
+# users, who must not be able to write to the other.
+KANIKO_FOLDERS = (Path("/kaniko"), Path("/kaniko/work"))
 
 
 class Lookup(Enum):
@@ -350,8 +351,9 @@ def work_parent(values: Values, environment: Mapping[str, str]) -> Path:
     named = values.text("kaniko-dir") if "kaniko-dir" in values.texts else ""
     if named:
         return Path(named)
-    if os.access(KANIKO_FOLDER, os.W_OK):
-        return KANIKO_FOLDER
+    for folder in KANIKO_FOLDERS:
+        if os.access(folder, os.W_OK):
+            return folder
     return Path(environment.get("TMPDIR") or tempfile.gettempdir())
 
 
