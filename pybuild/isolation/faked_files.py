@@ -71,37 +71,42 @@ class Files:
     fstatat = newfstatat
 
     def _stat(self, call: Notification, path: bytes, flags: int, address: int) -> int:
-        data = self._kernel.stat(path, flags)
-        key = KEY.unpack_from(data, 0)
-        if self._owners.is_absent(key):
-            raise Failed(errno.ENOENT)
-        answer = bytearray(data.raw[: self._size])
-        (uid,) = WORD.unpack_from(answer, self._uid_at)
-        (gid,) = WORD.unpack_from(answer, self._gid_at)
-        uid, gid, known = self._owners.shown(path, flags, key, uid, gid)
-        WORD.pack_into(answer, self._uid_at, uid)
-        WORD.pack_into(answer, self._gid_at, gid)
+        found = self._kernel.stat(path, flags)
+        key = KEY.unpack_from(found, 0)
+        known = None
+        uid, gid = (
+            WORD.unpack_from(found, self._uid_at)[0],
+            WORD.unpack_from(found, self._gid_at)[0],
+        )
+        if self._owners.is_special(key):
+            kept = bytes(found)  # the buffer is used again by what looks closely
+            uid, gid, known = self._owners.shown(path, flags, key, uid, gid)
+            found[:] = kept
+        else:
+            uid, gid = self._owners.usual(uid, gid)
+        WORD.pack_into(found, self._uid_at, uid)
+        WORD.pack_into(found, self._gid_at, gid)
         if known is not None and known.kind:
-            (mode,) = WORD.unpack_from(answer, self._mode_at)
-            WORD.pack_into(answer, self._mode_at, stat.S_IMODE(mode) | known.kind)
-            struct.pack_into("=Q", answer, self._rdev_at, known.rdev)
-        result = bytes(answer)
+            (mode,) = WORD.unpack_from(found, self._mode_at)
+            WORD.pack_into(found, self._mode_at, stat.S_IMODE(mode) | known.kind)
+            struct.pack_into("=Q", found, self._rdev_at, known.rdev)
         if call.width == 64:
-            result = as_stat64(self._machine, call.abi, result)
+            data = bytes(found[: self._size])
+            self._kernel.write(call, address, as_stat64(self._machine, call.abi, data))
         elif call.width == 32:
-            result = as_stat32(self._machine, result)
-        self._kernel.write(call, address, result)
+            data = bytes(found[: self._size])
+            self._kernel.write(call, address, as_stat32(self._machine, data))
+        else:
+            self._kernel.write_found(call, address, self._size)
         return 0
 
     def statx(self, call: Notification) -> int:
         directory, path_at, asked, mask, address = call.args[:5]
         path, flags = self._kernel.place(call, directory, path_at, asked)
         wanted = (mask & 0xFFFFFFFF) | BASIC
-        data = bytearray(self._kernel.statx(path, flags | asked & AT_STATX_SYNC, wanted).raw)
+        data = bytearray(self._kernel.statx(path, flags | asked & AT_STATX_SYNC, wanted))
         (inode,) = struct.unpack_from("=Q", data, STATX_INODE)
         key = (os.makedev(*struct.unpack_from("=II", data, STATX_DEVICE)), inode)
-        if self._owners.is_absent(key):
-            raise Failed(errno.ENOENT)
         owner = struct.unpack_from("=II", data, STATX_UID)
         uid, gid, known = self._owners.shown(path, flags, key, *owner)
         struct.pack_into("=II", data, STATX_UID, uid, gid)

@@ -98,30 +98,34 @@ class Owners:
     def shown(
         self, path: bytes, flags: int, key: tuple[int, int], uid: int, gid: int
     ) -> tuple[int, int, Known | None]:
-        """The owner that is shown for the real one. What is not ours on disk is not the image's
-        (mounted files, /proc) and shown as it is."""
+        """The owner that is shown for the real one; Failed where the file is shown as missing."""
+        if self._is_absent(key):
+            raise Failed(errno.ENOENT)
         known = self._known.get(key)
         if known is not None and known.birth and self._birth(path, flags) != known.birth:
             del self._known[key]  # another file has the inode now
             known = None
-        if uid == self._own_uid:
-            uid = gid = 0
-        elif gid == self._own_gid:
-            gid = 0
+        uid, gid = self.usual(uid, gid)
         if known is None:
             return uid, gid, None
-        return (
-            uid if known.uid == KEPT else known.uid,
-            gid if known.gid == KEPT else known.gid,
-            known,
-        )
+        uid = uid if known.uid == KEPT else known.uid
+        return uid, gid if known.gid == KEPT else known.gid, known
+
+    def usual(self, uid: int, gid: int) -> tuple[int, int]:
+        """The owner that is shown of a file without a record. What is not ours on disk is not the
+        image's (mounted files, /proc) and shown as it is."""
+        if uid == self._own_uid:
+            return 0, 0
+        return uid, 0 if gid == self._own_gid else gid
+
+    def is_special(self, key: tuple[int, int]) -> bool:
+        """Whether more has to be looked at than the file's real owner."""
+        return key in self._known or key in self._absent
 
     def find(self, path: bytes, flags: int) -> Found:
         data = self._kernel.stat(path, flags)
         key = KEY.unpack_from(data, 0)
         mode, uid, gid = (WORD.unpack_from(data, at)[0] for at in self._offsets[:3])
-        if self.is_absent(key):
-            raise Failed(errno.ENOENT)
         return Found(key, mode, *self.shown(path, flags, key, uid, gid))
 
     def note(self, path: bytes, flags: int) -> Known:
@@ -151,13 +155,13 @@ class Owners:
 
     def _birth(self, path: bytes, flags: int) -> int:
         """In nanoseconds; 0 where the filesystem has none."""
-        data = self._kernel.statx(path, flags, BIRTH).raw
+        data = self._kernel.statx(path, flags, BIRTH)
         if not int.from_bytes(data[:4], "little") & BIRTH:
             return 0
         seconds, nanoseconds = struct.unpack_from("=qI", data, BIRTH_AT)
         return int(seconds * 1_000_000_000 + nanoseconds)
 
-    def is_absent(self, key: tuple[int, int]) -> bool:
+    def _is_absent(self, key: tuple[int, int]) -> bool:
         """Something in it makes a directory there for good."""
         if not self._absent or key not in self._absent:
             return False
@@ -174,7 +178,7 @@ class Owners:
         if not self._absent:
             return False
         key = KEY.unpack_from(self._kernel.stat(path, 0), 0)
-        if not self.is_absent(key):
+        if not self._is_absent(key):
             return False
         del self._absent[key]
         return True

@@ -20,13 +20,15 @@ RECEIVE, SEND, IS_VALID, ADD_FD, SET_FLAGS = (
     *(0xC0502100, 0xC0182101, 0x40082102, 0x40182103, 0x40082104),
 )
 NOTIFICATION = struct.Struct("=QIIiIQ6Q")
+ID = struct.Struct("=Q")
+ONE_VECTOR, TWO_VECTORS = struct.Struct("=4Q"), struct.Struct("=6Q")
 RESPONSE = struct.Struct("=Qqii")
 ADDED = struct.Struct("=QIIII")
 CONTINUE, ADD_AND_SEND, SYNC_WAKE_UP = 1, 2, 1
 X32_BIT = 0x40000000
 
 AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH, AT_STATX_SYNC = -100, 0x100, 0x1000, 0x6000
-PATH_MAX, PAGE = 4096, 4096
+PATH_MAX, PAGE, SHORT = 4096, 4096, 128
 NUMBERS = {  # newfstatat, statx, process_vm_readv, process_vm_writev
     "x86_64": (262, 332, 310, 311),
     "aarch64": (79, 291, 270, 271),
@@ -110,7 +112,8 @@ class Kernel:
         view = (ctypes.c_char * 48).from_buffer(self._vectors)
         self._ours = ctypes.addressof(view)
         self._theirs = self._ours + 16
-        self._small = ctypes.create_string_buffer(256)  # struct stat, struct statx
+        self._small = bytearray(256)  # struct stat, struct statx
+        self._small_at = ctypes.addressof((ctypes.c_char * 256).from_buffer(self._small))
         try:
             # Linux 6.6: the waiting process and its listener take turns on one processor
             fcntl.ioctl(fd, SET_FLAGS, struct.pack("=Q", SYNC_WAKE_UP))
@@ -123,6 +126,7 @@ class Kernel:
         """As NOTIFICATION has it; None where the process was gone before it was asked for."""
         buffer = self._in
         buffer[:] = self._zeros
+        self._used_fd = b""
         try:
             fcntl.ioctl(self.fd, RECEIVE, buffer)
         except OSError as error:
@@ -142,7 +146,7 @@ class Kernel:
     def check(self, notification: Notification) -> None:
         """Raises Gone. Until it has been asked, the pid may be another process's."""
         try:
-            fcntl.ioctl(self.fd, IS_VALID, struct.pack("=Q", notification.id))
+            fcntl.ioctl(self.fd, IS_VALID, ID.pack(notification.id))
         except OSError as error:
             raise Gone from error
 
@@ -168,20 +172,31 @@ class Kernel:
     def read(self, pid: int, address: int, size: int) -> bytes:
         """At most `size` bytes and at most 4096; fewer where the memory ends."""
         first = min(size, PAGE - address % PAGE)
-        struct.pack_into("=6Q", self._vectors, 0, self._page_at, size, address, first,
-                         address + first, size - first)  # fmt: skip
+        words = (self._page_at, size, address, first, address + first, size - first)
+        TWO_VECTORS.pack_into(self._vectors, 0, *words)
         count = 2 if size > first else 1
         got = self._copy(self._readv, pid, self._ours, 1, self._theirs, count, 0)
         if got < 0:
             self._refused()
-        return self._page.raw[:got]
+        return ctypes.string_at(self._page_at, got)
 
     def write(self, notification: Notification, address: int, data: bytes) -> None:
-        self.check(notification)
         size = len(data)
-        source = ctypes.c_char_p(data)
-        at = ctypes.cast(source, ctypes.c_void_p).value
-        struct.pack_into("=4Q", self._vectors, 0, at or 0, size, address, size)
+        if size > PATH_MAX:
+            self.write(notification, address, data[:PATH_MAX])
+            self.write(notification, address + PATH_MAX, data[PATH_MAX:])
+            return
+        self.check(notification)
+        ctypes.memmove(self._page_at, data, size)
+        self._write(notification, self._page_at, address, size)
+
+    def write_found(self, notification: Notification, address: int, size: int) -> None:
+        """The first bytes of what `stat` gave. Not checked beforehand, as this is done most often
+        by far: a pid is not used again before all others were."""
+        self._write(notification, self._small_at, address, size)
+
+    def _write(self, notification: Notification, ours: int, address: int, size: int) -> None:
+        ONE_VECTOR.pack_into(self._vectors, 0, ours, size, address, size)
         got = self._copy(self._writev, notification.pid, self._ours, 1, self._theirs, 1, 0)
         if got < 0:
             self._refused()
@@ -197,9 +212,12 @@ class Kernel:
         raise Passed
 
     def text(self, pid: int, address: int) -> bytes:
-        """A path or a name."""
-        data = self.read(pid, address, PATH_MAX)
+        """A path or a name; most are short."""
+        data = self.read(pid, address, SHORT)
         end = data.find(b"\0")
+        if end < 0 and len(data) == SHORT:
+            data = self.read(pid, address, PATH_MAX)
+            end = data.find(b"\0")
         if end < 0:
             raise Failed(errno.ENAMETOOLONG if len(data) == PATH_MAX else errno.EFAULT)
         return data[:end]
@@ -235,18 +253,18 @@ class Kernel:
         return self._used_fd
 
     def was_not_open(self) -> bool:
-        """After ENOENT: whether it is for an fd that the last call used."""
-        path, self._used_fd = self._used_fd, b""
-        return bool(path) and not os.path.lexists(path)
+        """After ENOENT: whether it is for an fd that this call used."""
+        return bool(self._used_fd) and not os.path.lexists(self._used_fd)
 
-    def stat(self, path: bytes, flags: int) -> ctypes.Array[ctypes.c_char]:
+    def stat(self, path: bytes, flags: int) -> bytearray:
         """The kernel's struct stat, in a buffer that the next call uses again. Raises Failed."""
-        if self._look(self._newfstatat, AT_FDCWD, path, self._small, flags) < 0:
+        if self._look(self._newfstatat, AT_FDCWD, path, self._small_at, flags) < 0:
             raise Failed(ctypes.get_errno())
         return self._small
 
-    def statx(self, path: bytes, flags: int, mask: int) -> ctypes.Array[ctypes.c_char]:
-        if self._look_closely(self._statx, AT_FDCWD, path, flags, mask, self._small) < 0:
+    def statx(self, path: bytes, flags: int, mask: int) -> bytearray:
+        """As `stat`, with struct statx."""
+        if self._look_closely(self._statx, AT_FDCWD, path, flags, mask, self._small_at) < 0:
             raise Failed(ctypes.get_errno())
         return self._small
 
