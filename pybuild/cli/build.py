@@ -63,7 +63,7 @@ def build_command(
     if "dryrun" in values.texts and values.switch("dryrun"):
         return plan_command(values, context, lookup, environment)
     job = Job(values, context, lookup, environment)
-    with _reporting(values, environment) as (sink, stop):
+    with reporting(values, environment) as (sink, stop):
         return reported(sink, stop, lambda: _build(job, sink, stop))
 
 
@@ -73,7 +73,7 @@ def plan_command(
     """Prints the plan on standard output; changes nothing."""
     job = Job(values, context, lookup, environment)
     quiet = "warn" if "verbosity" not in values.given else values.text("verbosity")
-    with _reporting(values, environment, verbosity=quiet) as (sink, stop):
+    with reporting(values, environment, verbosity=quiet) as (sink, stop):
         return reported(sink, stop, lambda: _plan(job, sink, stop))
 
 
@@ -117,7 +117,7 @@ def request_command(file: str, environment: Mapping[str, str]) -> int:
             write_result(path, failure_of(event))
 
     job = Job(values, values.text("context"), lookup, environment)
-    with _reporting(values, environment, verbosity=quiet) as (sink, stop):
+    with reporting(values, environment, verbosity=quiet) as (sink, stop):
         told = _both(sink, keep)
         return reported(told, stop, lambda: carry_out(told, stop))
 
@@ -138,7 +138,7 @@ def _both(first: EventSink, second: Callable[[Event], None]) -> EventSink:
 
 
 @contextmanager
-def _reporting(
+def reporting(
     values: Values, environment: Mapping[str, str], *, verbosity: str = ""
 ) -> Iterator[tuple[EventSink, Stop]]:
     from pybuild.report.open import open_report

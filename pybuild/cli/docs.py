@@ -14,7 +14,17 @@ from pathlib import Path
 
 import pybuild
 from pybuild.cli.flags.environment import IDLE
-from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, POD_CHECK, WARMER, Flag, Group, Kind
+from pybuild.cli.flags.flag import (
+    BUILD,
+    EXECUTOR,
+    MANIFEST,
+    PLAN,
+    POD_CHECK,
+    WARMER,
+    Flag,
+    Group,
+    Kind,
+)
 from pybuild.cli.flags.table import FLAGS, default_of, long_names, short_names
 from pybuild.cli.help import ABOUT, COMMANDS, USAGE
 from pybuild.errors import InputError, NotCarriedOut, PybuildError
@@ -50,8 +60,8 @@ fetched (`--git=depth=0` for the whole history); `.git` is removed unless
 `--build-arg=BUILDKIT_CONTEXT_KEEP_GIT_DIR=1`. Submodules are fetched in all forms but kaniko's `git://`;
 `--git=recurse-submodules=true|false` decides for each. Credentials: in the URL, or `GIT_TOKEN`, or
 `GIT_USERNAME` and `GIT_PASSWORD`; they are given to the host of the URL only, and never shown.
-Archives (`tar://`, `https://….tar.gz`) and buckets (`s3://`, `gs://`, Azure) are not carried out
-yet.
+Archives (`tar://`, `https://….tar.gz`), standard input (`-`, `tar://stdin`) and buckets (`s3://`,
+`gs://`, Azure): see docs/contexts.md.
 
 What is ignored is said in `<Dockerfile>.dockerignore` beside the Dockerfile, else in
 `.dockerignore` at the context's root.
@@ -108,12 +118,13 @@ def cli_page() -> str:
         f"| `{_escaped(USAGE[WARMER])}` | {ABOUT[WARMER]} Not carried out yet. |",
         f"| `{_escaped(USAGE[BUILD])}` | {ABOUT[BUILD]} |",
         f"| `{_escaped(USAGE[PLAN])}` | {ABOUT[PLAN]} |",
+        f"| `{_escaped(USAGE[MANIFEST])}` | {ABOUT[MANIFEST]} |",
         f"| `{_escaped(USAGE[POD_CHECK])}` | {ABOUT[POD_CHECK]} |",
     ]
     commands += [
         f"| `pybuild {name}` | {what[0].upper()}{what[1:]}. |"
         for name, what in COMMANDS.items()
-        if name not in (BUILD, PLAN, POD_CHECK)
+        if name not in (BUILD, PLAN, "manifest", POD_CHECK)
     ]
     parts = [f"# Command line\n\n{_MADE}", "\n".join(commands) + "\n", _FORMS, "## Flags\n"]
     carried_out = [flag for flag in FLAGS if flag.carried_out]

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, POD_CHECK, WARMER, Flag, Group, Kind
+from pybuild.cli.flags.flag import (
+    BUILD,
+    EXECUTOR,
+    MANIFEST,
+    PLAN,
+    POD_CHECK,
+    WARMER,
+    Flag,
+    Group,
+    Kind,
+)
 from pybuild.cli.flags.table import default_of, flags_of, long_names, short_names
 
 USAGE = {
@@ -12,6 +22,7 @@ USAGE = {
     WARMER: "warmer --image=REFERENCE [flags]",
     BUILD: "pybuild build [PATH|URL] --tag=REFERENCE [flags]",
     PLAN: "pybuild plan [PATH|URL] [flags]",
+    MANIFEST: "pybuild manifest create --tag=REFERENCE IMAGE... [flags]",
     POD_CHECK: "pybuild pod-check FILE... [flags]",
 }
 ABOUT = {
@@ -19,6 +30,7 @@ ABOUT = {
     WARMER: "Fetches base images into the cache folder; takes kaniko's flags.",
     BUILD: "Builds an image from the Dockerfile of a folder or repository and pushes it.",
     PLAN: "Says what a build would run, what is cached, and why; changes nothing.",
+    MANIFEST: "Names images of several platforms together, wherever they are, as one index.",
     POD_CHECK: "Finds in Pods, Jobs and what belongs to them what no schema catches.",
 }
 COMMANDS = {
@@ -26,6 +38,7 @@ COMMANDS = {
     "plan": "say what a build would run, and change nothing",
     "doctor": "say which isolation this container allows, and why",
     "idle": "wait for TERM, as the main process of a container that others run commands in",
+    "manifest": "name images of several platforms together",
     POD_CHECK: "find in Kubernetes manifests what no schema catches",
     "request": "build what a JSON file asks for (the Jenkins library calls it)",
     "version": "print the version",

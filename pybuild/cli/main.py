@@ -1,4 +1,4 @@
-"""The `pybuild` program: build, plan, doctor, idle, pod-check, request, version."""
+"""The `pybuild` program: build, plan, doctor, idle, manifest, pod-check, request, version."""
 
 from __future__ import annotations
 
@@ -80,6 +80,12 @@ def _idle(argv: Sequence[str]) -> int:
     return idle()
 
 
+def _manifest(argv: Sequence[str]) -> int:
+    from pybuild.cli.manifest import manifest
+
+    return manifest(argv, os.environ)
+
+
 def _pod_check(argv: Sequence[str]) -> int:
     from pybuild.cli.pod_check import pod_check
 
@@ -120,6 +126,7 @@ _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "plan": _plan,
     "doctor": _doctor,
     "idle": _idle,
+    "manifest": _manifest,
     "pod-check": _pod_check,
     "request": _request,
     "version": _version,

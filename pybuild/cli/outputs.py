@@ -50,7 +50,7 @@ def outputs(
     images = environment.get("BUILDER_OUTPUT", "")
     if images:
         _check_place("BUILDER_OUTPUT", Path(images).absolute() / "images")
-    digest, named, tagged = (_address(values, name) or path(name) for name in DIGEST_FILES)
+    digest, named, tagged = (digest_target(values, name) for name in DIGEST_FILES)
     return Outputs(
         archive,
         path("oci-layout-path"),
@@ -61,6 +61,12 @@ def outputs(
         tuple(destinations) or (parse_reference(_NAMELESS),),
         tuple(destinations),
     )
+
+
+def digest_target(values: Values, name: str) -> Path | Url | None:
+    """Where a digest goes. Raises BadFlag for a plain http:// address."""
+    text = values.text(name)
+    return _address(values, name) or (Path(text) if text else None)
 
 
 def _address(values: Values, name: str) -> Url | None:

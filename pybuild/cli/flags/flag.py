@@ -28,9 +28,13 @@ class Group(Enum):
 
 EXECUTOR, WARMER, BUILD, PLAN = "executor", "warmer", "build", "plan"
 POD_CHECK = "pod-check"
+MANIFEST = "manifest create"
+CACHE_LS, CACHE_PRUNE = "cache ls", "cache prune"
 ALL = (EXECUTOR, BUILD, PLAN)
 PULLING = (EXECUTOR, BUILD, PLAN, WARMER)
 BUILDING = (EXECUTOR, BUILD)
+PUSHING = (*ALL, MANIFEST, CACHE_LS, CACHE_PRUNE)  # what `plan` takes though it pushes nothing, as `build` does
+REACHING = (*PULLING, MANIFEST, CACHE_LS, CACHE_PRUNE)  # all that talk to registries
 
 
 class Flag(Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pybuild.cli.flags.flag import BUILD, PULLING, Group, switch, text
+from pybuild.cli.flags.flag import BUILD, MANIFEST, REACHING, Group, switch, text
 
 LOG_FLAGS = (
     text(
@@ -12,7 +12,7 @@ LOG_FLAGS = (
         "LEVEL",
         short="v",
         default="info",
-        commands=PULLING,
+        commands=REACHING,
         choices=("trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"),
     ),
     text(
@@ -23,20 +23,20 @@ LOG_FLAGS = (
         default="auto",
         choices=("auto", "progress", "plain", "json", "text", "color"),
         docker=("progress",),
-        commands=PULLING,
+        commands=REACHING,
     ),
     switch(
         "log-timestamp",
         Group.LOG,
         "date and time on each plain line, not the seconds since the start",
-        commands=PULLING,
+        commands=REACHING,
     ),
     switch(
         "quiet",
         Group.LOG,
         "say nothing but errors; the digest goes to standard output",
         short="q",
-        commands=(BUILD,),
+        commands=(BUILD, MANIFEST),
         kaniko=False,
     ),
 )

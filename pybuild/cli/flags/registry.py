@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-from pybuild.cli.flags.flag import ALL, PULLING, Group, many, number, pairs, switch
+from pybuild.cli.flags.flag import PUSHING, REACHING, Group, many, number, pairs, switch
 
 REGISTRY_FLAGS = (
-    switch("insecure", Group.REGISTRY, "push over plain HTTP", commands=ALL),
-    switch("insecure-pull", Group.REGISTRY, "pull over plain HTTP", commands=PULLING),
+    switch("insecure", Group.REGISTRY, "push over plain HTTP", commands=PUSHING),
+    switch("insecure-pull", Group.REGISTRY, "pull over plain HTTP", commands=REACHING),
     many(
         "insecure-registry",
         Group.REGISTRY,
         "plain HTTP for this registry",
         "HOST",
-        commands=PULLING,
+        commands=REACHING,
     ),
-    switch("skip-tls-verify", Group.REGISTRY, "push without checking certificates", commands=ALL),
+    switch(
+        "skip-tls-verify", Group.REGISTRY, "push without checking certificates", commands=PUSHING
+    ),
     switch(
         "skip-tls-verify-pull",
         Group.REGISTRY,
         "pull without checking certificates",
-        commands=PULLING,
+        commands=REACHING,
     ),
     many(
         "skip-tls-verify-registry",
         Group.REGISTRY,
         "no certificate check for this registry",
         "HOST",
-        commands=PULLING,
+        commands=REACHING,
     ),
     pairs(
         "registry-certificate",
         Group.REGISTRY,
         "an authority to trust for this registry",
         "HOST=FILE",
-        commands=PULLING,
+        commands=REACHING,
     ),
     pairs(
         "registry-client-cert",
         Group.REGISTRY,
         "a client certificate and its key for this registry",
         "HOST=CERT,KEY",
-        commands=PULLING,
+        commands=REACHING,
     ),
     many(
         "registry-mirror",
@@ -48,7 +50,7 @@ REGISTRY_FLAGS = (
         "ask this registry before Docker Hub",
         "HOST[/PREFIX]",
         environment="KANIKO_REGISTRY_MIRROR",
-        commands=PULLING,
+        commands=REACHING,
     ),
     many(
         "registry-map",
@@ -56,13 +58,13 @@ REGISTRY_FLAGS = (
         "ask another registry first; several parted by ';'",
         "HOST=HOST[/PREFIX]",
         environment="KANIKO_REGISTRY_MAP",
-        commands=PULLING,
+        commands=REACHING,
     ),
     switch(
         "skip-default-registry-fallback",
         Group.REGISTRY,
         "never ask the registry itself when a mirror lacks the image",
-        commands=PULLING,
+        commands=REACHING,
     ),
     number(
         "push-retry",
@@ -70,7 +72,9 @@ REGISTRY_FLAGS = (
         "how often a failed request of a push is tried again, at least 4",
         default="0",
     ),
-    number("image-download-retry", Group.REGISTRY, "the same for pulls", default="0", commands=ALL),
+    number(
+        "image-download-retry", Group.REGISTRY, "the same for pulls", default="0", commands=PUSHING
+    ),
     switch(
         "skip-push-permission-check",
         Group.REGISTRY,
@@ -87,6 +91,6 @@ REGISTRY_FLAGS = (
         "which of env, google, ecr, acr, gitlab give credentials besides the configuration files; "
         "all if not given, none if empty",
         "NAMES",
-        commands=ALL,
+        commands=PUSHING,
     ),
 )

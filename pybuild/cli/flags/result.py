@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from pybuild.cli.flags.flag import ALL, Group, many, number, pairs, switch, text
+from pybuild.cli.flags.flag import (
+    ALL,
+    BUILDING,
+    MANIFEST,
+    PUSHING,
+    Group,
+    many,
+    number,
+    pairs,
+    switch,
+    text,
+)
 
 RESULT_FLAGS = (
     many(
@@ -12,7 +23,7 @@ RESULT_FLAGS = (
         "REFERENCE",
         short="d",
         docker=("tag",),
-        commands=ALL,
+        commands=PUSHING,
     ),
     switch(
         "no-push",
@@ -30,7 +41,13 @@ RESULT_FLAGS = (
         old=("tarPath",),
     ),
     text("oci-layout-path", Group.RESULT, "also write the image as an OCI layout", "FOLDER"),
-    text("digest-file", Group.RESULT, "write the image's digest to this file", "FILE"),
+    text(
+        "digest-file",
+        Group.RESULT,
+        "write the image's digest to this file",
+        "FILE",
+        commands=(*BUILDING, MANIFEST),
+    ),
     text(
         "image-name-with-digest-file",
         Group.RESULT,
@@ -66,7 +83,7 @@ RESULT_FLAGS = (
         Group.RESULT,
         "an annotation of the manifest",
         "KEY=VALUE",
-        commands=ALL,
+        commands=PUSHING,
     ),
     many(
         "sbom",

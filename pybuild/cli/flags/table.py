@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pybuild.cli.flags.build import BUILD_FLAGS
 from pybuild.cli.flags.cache import CACHE_FLAGS
-from pybuild.cli.flags.flag import BUILD, EXECUTOR, PLAN, WARMER, Flag
+from pybuild.cli.flags.flag import BUILD, EXECUTOR, MANIFEST, PLAN, WARMER, Flag
 from pybuild.cli.flags.log import LOG_FLAGS
 from pybuild.cli.flags.pods import POD_FLAGS
 from pybuild.cli.flags.registry import REGISTRY_FLAGS
@@ -47,7 +47,7 @@ def long_names(flag: Flag, command: str) -> tuple[str, ...]:
 
 def short_names(flag: Flag, command: str) -> tuple[str, ...]:
     """`-t` is what Docker's users type for a tag; the warmer has letters of its own."""
-    if command in (BUILD, PLAN) and flag.name == "destination":
+    if command in (BUILD, PLAN, MANIFEST) and flag.name == "destination":
         return ("t", "d")
     if command == WARMER:
         own = {"dockerfile": "d", "cache-dir": "c", "force": "f"}.get(flag.name, flag.short)
