@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pybuild.context.directory import DirectoryContext
-from pybuild.executor.stack import Indexes, Stack, StackLayer, chain_of, spool
+from pybuild.executor.stack import Indexes, LayerOrigin, Stack, StackLayer, chain_of, spool
 from pybuild.executor.workspace import Workspace
 from pybuild.image.digest import Digest, digest_from_hex
 from pybuild.isolation.command import Root, StackedLayer
@@ -55,7 +55,8 @@ class StageState:
             layer = self.stack[number]
             below = self._indexes.tree(self.stack[:number])
             with layer.blamed():
-                self._root.apply([StackedLayer(layer.chain, layer.open_tar, below)])
+                is_base = layer.origin is LayerOrigin.BASE
+                self._root.apply([StackedLayer(layer.chain, layer.open_tar, below, is_base)])
             self._applied = number + 1
             index = self._root.index(layer.chain)
             if index is not None and self._indexes.known(layer.chain) is None:

@@ -75,11 +75,13 @@ class RunCommand(Struct, frozen=True):
 
 
 class StackedLayer(Struct, frozen=True):
-    """A layer and its place: `chain` names it together with all below it."""
+    """A layer and its place: `chain` names it together with all below it. `is_base`: no step of
+    this build made it."""
 
     chain: Digest
     open_tar: Callable[[], Iterator[bytes]]  # uncompressed, verified
     below: Tree
+    is_base: bool = False
 
 
 class Root(Protocol):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
+from collections.abc import Sequence
 
 from pybuild.errors import HostUnsupported, InputError, PybuildError, RunFailed
+
+SHOWN_PATHS = 5
 
 
 def describe_errno(number: int) -> str:
@@ -131,4 +134,57 @@ class MountMoved(RunFailed):
             f"the command renamed {before} to {now}; the container has a mount below it",
             status=1,
             hint="mount the volume elsewhere, or use an isolation where a RUN does not see it",
+        )
+
+
+ADD_A_NAME = (
+    "add the name to the agent image: `make agent-image TARGET=rootless MORE_FOLDERS=NAME`, or "
+    "MORE_LINKS=NAME for a file"
+)
+
+
+class TopNameMissing(HostUnsupported):
+    """A name at the top of the image that this container does not have, and an ordinary user can't
+    make; a RUN would not see it."""
+
+    code = "top-name-missing"
+
+    def __init__(self, names: Sequence[str]) -> None:
+        told = ", ".join(f"/{name}" for name in names)
+        super().__init__(
+            f"a RUN of isolation rootless can't be given {told}: this user can make no name in /",
+            hint=ADD_A_NAME,
+        )
+
+
+class TopNameRefused(RunFailed):
+    """A RUN of an ordinary user failed where it wanted to make or remove a name in `/`."""
+
+    code = "top-name-refused"
+
+    def __init__(self, name: str, status: int, *, there: bool) -> None:
+        wanted = "remove or replace" if there else "make"
+        hint = "empty it instead, or write elsewhere" if there else ADD_A_NAME
+        super().__init__(
+            f"the command ended with status {status}; it wanted to {wanted} /{name}, and an "
+            "ordinary user can make and remove no names in /",
+            status=status,
+            hint=f"{hint}; or let the build have root in its container",
+        )
+
+
+class RootPathKept(RunFailed):
+    """A RUN of isolation rootless left a path in a file that the image will not have."""
+
+    code = "root-path-kept"
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        shown = ", ".join(f"/{path}" for path in paths[:SHOWN_PATHS])
+        more = f" and {len(paths) - SHOWN_PATHS} more" if len(paths) > SHOWN_PATHS else ""
+        super().__init__(
+            f"the command wrote the path /.root/ into {shown}{more}: it is this container's, and "
+            "the image has no such folder",
+            status=1,
+            hint="--allow-root-path takes these files as they are; with a base image that has /bin "
+            "and /lib as links (merged /usr) no such paths come up",
         )

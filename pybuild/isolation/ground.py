@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 
 from msgspec import Struct
@@ -54,8 +55,8 @@ class Ground(Struct, frozen=True):
 
 
 def ground_of(root: str = "/") -> Ground:
-    """The whole root where this user can make and remove names in it, else what it has for that."""
-    if os.access(root, os.W_OK):
+    """The whole root where this process is root as its files are, else what it has for others."""
+    if os.geteuid() == 0 and os.access(root, os.W_OK):
         return Ground(root)
     tops = find_tops(root)
     if tops is None:
@@ -83,3 +84,27 @@ def find_tops(root: str = "/") -> Tops | None:
 
 def _is_writable_folder(path: str) -> bool:
     return os.path.isdir(path) and os.access(path, os.R_OK | os.W_OK | os.X_OK)
+
+
+def stuck_paths(ground: Ground) -> list[str]:
+    """What an ordinary user can't move out of the way: the runtime made it, as root. Nothing for
+    root itself."""
+    found: list[str] = []
+    if os.geteuid() == 0:
+        return found
+    mounts, uid = mount_points(), os.geteuid()
+    pending = [path for path, _ in ground.places()]
+    while pending:
+        path = pending.pop()
+        about = os.lstat(path)
+        sticky = bool(about.st_mode & stat.S_ISVTX) and about.st_uid != uid
+        for name in os.listdir(path):
+            here = f"{path}/{name}"
+            if here in mounts:
+                continue
+            status = os.lstat(here)
+            if stat.S_ISDIR(status.st_mode):
+                (pending if _is_writable_folder(here) else found).append(here)
+            elif sticky and status.st_uid != uid:
+                found.append(here)
+    return found

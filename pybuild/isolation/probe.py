@@ -6,13 +6,14 @@ import os
 import stat
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from errno import ENOSPC
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from pybuild.isolation.capabilities import has_capability
 from pybuild.isolation.errors import describe_errno
 from pybuild.isolation.mounts import Entering, OverlayStack, Setup, root_operations
 from pybuild.isolation.namespace import identity_maps
@@ -28,11 +29,11 @@ EXIT_CODE = {
 }
 
 
-def tiny_program(machine: str) -> bytes | None:
-    """A static ELF executable that ends with status 0; None for a processor not known here."""
-    if machine not in EXIT_CODE:
+def tiny_program(machine: str, codes: Mapping[str, tuple[int, bytes]] = EXIT_CODE) -> bytes | None:
+    """A static ELF executable, which ends with status 0; None for a processor not known here."""
+    if machine not in codes:
         return None
-    elf_machine, code = EXIT_CODE[machine]
+    elf_machine, code = codes[machine]
     base, start = 0x400000, 64 + 56
     size = start + len(code)
     ident = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)  # 64 bits, little endian
@@ -57,18 +58,6 @@ class Problem(Struct, frozen=True):
     step: str
     errno: int
     detail: str
-
-
-def own_capabilities() -> int:
-    """The effective set of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
-
-
-def has_capability(number: int) -> bool:
-    return bool(own_capabilities() >> number & 1)
 
 
 def find_namespace(helper: Runner, candidates: Sequence[Path]) -> Found:

@@ -9,14 +9,18 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from pybuild.errors import InputError, NotCarriedOut
+from pybuild.errors import InputError
+from pybuild.isolation.capabilities import has_capability
 from pybuild.isolation.command import Isolation
 from pybuild.isolation.container import signs_of_container
 from pybuild.isolation.errors import IsolationUnsupported, NotInContainer
+from pybuild.isolation.faked_probe import try_faked
+from pybuild.isolation.ground import ground_of, stuck_paths
 from pybuild.isolation.namespace import Namespace
-from pybuild.isolation.probe import Found, find_namespace, has_capability
+from pybuild.isolation.probe import CAP_SYS_ADMIN, Found, find_namespace
 from pybuild.isolation.process import Runner
 from pybuild.isolation.removal import make_locked, remove_tree
+from pybuild.isolation.rootless import Rootless
 from pybuild.isolation.takeover import (
     Takeover,
     interpreter_stays,
@@ -26,8 +30,6 @@ from pybuild.isolation.takeover import (
 from pybuild.isolation.turns import Waiting, shared_place
 
 NAMES = ("namespace", "takeover", "rootless")
-ROOTLESS_REASON = "builds by an ordinary user without capabilities are not carried out yet"
-ROOTLESS_HINT = "run the builder as root in the container: a default Pod's rights are enough"
 NEEDED_IN_PLACE = (
     ("CAP_CHOWN", 0),
     ("CAP_DAC_OVERRIDE", 1),
@@ -54,6 +56,7 @@ class Wishes(Struct, frozen=True):
     candidates: tuple[Path, ...] = ()
     keep: tuple[Path, ...] = ()
     discard: Callable[[Path], None] = remove_tree  # what becomes of directories at the end
+    allow_root_path: bool = False  # a RUN may leave the path of LINKS in files
     force: bool = False  # replace `/` even where this does not look like a container
     waiting: Waiting = Waiting()  # for a build that has its image on `/`
 
@@ -63,10 +66,8 @@ _NO_WISHES = Wishes()
 
 def choose(name: str, workdir: Path, wishes: Wishes = _NO_WISHES) -> Isolation:
     """`name` is "auto" or one of NAMES; `workdir` is an existing directory of ours. Call it early:
-    it starts the runner process. Raises IsolationUnsupported, NotInContainer, NotCarriedOut, and
-    InputError for another name."""
-    if name == "rootless":
-        raise NotCarriedOut(ROOTLESS_REASON, hint=ROOTLESS_HINT)
+    it starts the runner process. Raises IsolationUnsupported, NotInContainer, and InputError for
+    another name."""
     if name not in ("auto", *NAMES):
         raise InputError(f"unknown isolation {name}", hint=f"one of auto, {', '.join(NAMES)}")
     runner = Runner()
@@ -94,23 +95,37 @@ def _choose(name: str, workdir: Path, wishes: Wishes, runner: Runner) -> Isolati
     if name in ("auto", "takeover"):
         found = find_takeover()
         if not found.reason:
-            if not wishes.force and not signs_of_container():
-                raise NotInContainer(
-                    "isolation takeover unpacks the image onto `/`, and this is not a container",
-                    hint="run it in a container; --force endangers this machine",
-                )
-            kept = kept_paths(workdir, wishes.keep)
-            if not interpreter_stays(kept):
-                preload()
-            reason = "; ".join(f"no {other}: {no.reason}" for other, no in refused)
-            place = shared_place()
-            assert place is not None, "found writable by find_takeover"
-            return Takeover(place, kept, runner, reason=reason, waiting=wishes.waiting)
+            return _take_over(runner, workdir, wishes, "; ".join(_because(refused)))
         refused.append(("takeover", found))
+    if name in ("auto", "rootless"):
+        found = find_rootless(runner, workdir)
+        if not found.reason:
+            takeover = _take_over(runner, workdir, wishes, "")
+            reason = "; ".join([f"as uid {os.geteuid()}", *_because(refused)])
+            return Rootless(takeover, reason=reason, allow_root_path=wishes.allow_root_path)
+        refused.append(("rootless", found))
     raise IsolationUnsupported(
         "; ".join(f"isolation {other} can't work here: {no.reason}" for other, no in refused),
         hint=refused[0][1].hint,
     )
+
+
+def _because(refused: list[tuple[str, Found]]) -> list[str]:
+    return [f"no {other}: {found.reason}" for other, found in refused]
+
+
+def _take_over(runner: Runner, workdir: Path, wishes: Wishes, reason: str) -> Takeover:
+    if not wishes.force and not signs_of_container():
+        raise NotInContainer(
+            "isolation takeover unpacks the image onto `/`, and this is not a container",
+            hint="run it in a container; --force endangers this machine",
+        )
+    kept = kept_paths(workdir, (*wishes.keep, *map(Path, stuck_paths(ground_of()))))
+    if not interpreter_stays(kept):
+        preload()
+    place = shared_place()
+    assert place is not None, "found writable before"
+    return Takeover(place, kept, runner, reason=reason, waiting=wishes.waiting)
 
 
 def find_takeover() -> Found:
@@ -133,19 +148,56 @@ def find_takeover() -> Found:
     return Found(None, "")
 
 
+def find_rootless(runner: Runner, workdir: Path) -> Found:
+    """An empty `reason` means that it can work; what it makes in `workdir` it removes again."""
+    if not ground_of().folders:
+        return Found(
+            None,
+            f"uid {os.geteuid()} can't write to /, and this image is not made to be taken over",
+            "use the agent image's `rootless` target; docs/agent-image.md says how it is made",
+        )
+    if shared_place() is None:
+        return Found(
+            None,
+            "neither / nor the builder's own folder can be written to",
+            "set readOnlyRootFilesystem: false",
+        )
+    return try_faked(runner, workdir)
+
+
+def expected_fidelity(name: str) -> str:
+    """That of the isolation which `choose` will give, by a look that costs nothing: cache keys
+    need it before anything is tried."""
+    if name == "rootless":
+        return Rootless.fidelity
+    if name == "takeover" or has_capability(CAP_SYS_ADMIN):
+        return Takeover.fidelity
+    needed = all(has_capability(number) for _, number in NEEDED_IN_PLACE)
+    return Takeover.fidelity if needed else Rootless.fidelity
+
+
 def probe_all(workdir: Path) -> tuple[ProbeResult, ...]:
     """Tries each; what it makes in `workdir` it removes again."""
     runner = Runner()
     try:
         namespace = find_namespace(runner, (workdir,))
+        takeover, rootless = find_takeover(), find_rootless(runner, workdir)
     finally:
         runner.close()
-    takeover = find_takeover()
-    reason, hint = takeover.reason, takeover.hint
-    if not reason and not signs_of_container():
-        reason, hint = "this is not a container", "--force would endanger this machine"
-    return (
-        ProbeResult("namespace", namespace.setup is not None, namespace.reason, namespace.hint),
-        ProbeResult("takeover", not reason, reason or "root with default capabilities", hint),
-        ProbeResult("rootless", False, ROOTLESS_REASON, ROOTLESS_HINT),
+    in_place = (
+        ("takeover", takeover, "root with default capabilities"),
+        (
+            "rootless",
+            rootless,
+            "an ordinary user, whose RUNs see root's rights",
+        ),
     )
+    results = [
+        ProbeResult("namespace", namespace.setup is not None, namespace.reason, namespace.hint)
+    ]
+    for name, found, how in in_place:
+        reason, hint = found.reason, found.hint
+        if not reason and not signs_of_container():
+            reason, hint = "this is not a container", "--force would endanger this machine"
+        results.append(ProbeResult(name, not reason, reason or how, hint))
+    return tuple(results)

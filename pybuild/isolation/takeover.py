@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pybuild.isolation.command import Mounting, Network, Output, Root, RunCommand, StackedLayer
 from pybuild.isolation.errors import RunFlagUnsupported
@@ -47,6 +47,12 @@ def interpreter_stays(kept: Kept) -> bool:
     return {os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix)} <= kept.paths
 
 
+class Waits(Protocol):
+    """A root of which `stored` has the files while another one is on `/`."""
+
+    stored: Path
+
+
 class Takeover:
     """One root at a time lies on `/`; the others, and the container's own files, wait in `place`.
 
@@ -77,7 +83,7 @@ class Takeover:
         self._place = place
         self._own = OwnFiles(place)
         self._ground = ground_of()
-        self._active: _TakeoverRoot | None = None
+        self._active: Waits | None = None
         self._number = 0
         self._closed = False
         self._turns = Place(place)
@@ -90,12 +96,16 @@ class Takeover:
             self._own.put_back()
 
     def open_root(self) -> Root:
+        return _TakeoverRoot(self, self.new_place())
+
+    def new_place(self) -> Path:
+        """A folder for the files of one more root, while they wait."""
         self._number += 1
         stored = self._place / "stages" / str(self._number)
         stored.mkdir()
-        return _TakeoverRoot(self, stored)
+        return stored
 
-    def activate(self, root: _TakeoverRoot) -> None:
+    def activate(self, root: Waits) -> None:
         """Makes `root` the one on `/`."""
         if self._active is root:
             return
@@ -107,7 +117,7 @@ class Takeover:
         self._ground.move_in(str(root.stored))
         self._active = root
 
-    def deactivate(self, root: _TakeoverRoot) -> None:
+    def deactivate(self, root: Waits) -> None:
         """Removes `root` from `/`, or from where it waits."""
         if self._active is root:
             self._own.clear(self.kept.paths)
@@ -117,7 +127,7 @@ class Takeover:
     def after_run(self) -> None:
         self._own.after_run()
 
-    def is_active(self, root: _TakeoverRoot) -> bool:
+    def is_active(self, root: Waits) -> bool:
         return self._active is root
 
     def close(self) -> None:

@@ -60,12 +60,13 @@ class Announced(Struct, frozen=True):
 
 
 def shared_place() -> Path | None:
-    """In the builder's own folder if that is on the filesystem of `/`, where a move is a rename;
-    else in `/` itself. None where neither can be written to, and nobody can replace `/`."""
+    """In the builder's own folder if that is on the filesystem of `/`, where a move is a rename,
+    or in what it has for ordinary users; else in `/` itself. None where none of these can be
+    written to, and nobody can replace `/`."""
     prefix = os.path.realpath(sys.prefix)
     candidates = [PLACE_IN_ROOT]
     if prefix not in SHARED_PREFIXES and Path(prefix).stat().st_dev == Path("/").stat().st_dev:
-        candidates.insert(0, f"{prefix}/{PLACE}")
+        candidates = [f"{prefix}/{PLACE}", f"{prefix}/work/{PLACE}", *candidates]
     for path in candidates:
         if os.access(path if os.path.isdir(path) else os.path.dirname(path), os.W_OK):
             return Path(path)

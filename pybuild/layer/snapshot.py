@@ -332,7 +332,7 @@ def walk_changes(before: WalkTable, surface: Surface, below: Tree) -> Iterator[C
         if entry.kind != Kind.DIRECTORY:
             yield from emitter.leaf(entry, status, old)
             continue
-        if old is None and _is_same_stub(old_status, status):
+        if old is None and _is_same_stub(old_status, status, surface.mark(status)):
             old = entry  # was there before, though no layer has it: only what is in it changed
         yield from emitter.enter(entry, old)
 
@@ -341,12 +341,13 @@ def _inode(packed: bytes) -> int:
     return _STATUS.unpack(packed)[2] if packed else -1
 
 
-def _is_same_stub(old_status: bytes, status: os.stat_result) -> bool:
+def _is_same_stub(old_status: bytes, status: os.stat_result, mark: int) -> bool:
     """The same directory with the same mode and owner."""
     if not old_status:
         return False
     old = _STATUS.unpack(old_status)
-    return (old[2], *old[4:7]) == (status.st_ino, status.st_mode, status.st_uid, status.st_gid)
+    now = (status.st_ino, status.st_mode, status.st_uid, status.st_gid, mark)
+    return (old[2], *old[4:7], old[9]) == now
 
 
 def _compare(

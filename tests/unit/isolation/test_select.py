@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pybuild.errors import InputError, NotCarriedOut
+from pybuild.errors import InputError
 from pybuild.isolation import select
 from pybuild.isolation.container import signs_of_container
 from pybuild.isolation.errors import IsolationUnsupported, NotInContainer
+from pybuild.isolation.ground import Ground
 from pybuild.isolation.mounts import Setup
 from pybuild.isolation.namespace import Namespace
 from pybuild.isolation.probe import Found, Problem, _explain
@@ -46,10 +47,12 @@ def test_when_nothing_works_each_reason_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(select, "find_takeover", lambda: Found(None, "CAP_CHOWN missing", "add"))
+    monkeypatch.setattr(select, "find_rootless", lambda *_: Found(None, "no names", "an image"))
     with pytest.raises(IsolationUnsupported) as caught:
         choose("auto", tmp_path, Wishes())
     assert "CLONE_NEWUSER" in caught.value.message
     assert "CAP_CHOWN" in caught.value.message
+    assert "no names" in caught.value.message
     assert caught.value.hint == "unconfined"
 
 
@@ -59,9 +62,16 @@ def test_asking_for_namespace_never_gives_another(tmp_path: Path) -> None:
         choose("namespace", tmp_path)
 
 
-def test_rootless_and_unknown_names(tmp_path: Path) -> None:
-    with pytest.raises(NotCarriedOut):
+def test_rootless_wants_an_image_that_is_made_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "ground_of", lambda: Ground("/", ()))
+    with pytest.raises(IsolationUnsupported, match="not made to be taken over") as caught:
         choose("rootless", tmp_path)
+    assert "rootless" in caught.value.hint
+
+
+def test_an_unknown_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown isolation chroot"):
         choose("chroot", tmp_path)
 
