@@ -1,7 +1,8 @@
 """Base images for tests, demo and benchmarks, made once a machine from Debian packages.
 
 `python -m tests.support.bases` makes them, `python -m tests.support.bases HOST:PORT` makes them
-and pushes them as base/busybox:latest, base/debian:bookworm, base/jre:17 and base/tools:latest.
+and pushes them as base/busybox:latest, base/debian:bookworm, base/jre:17, base/tools:latest and
+base/compiler:bookworm.
 Each is an OCI layout below `<cache>/bases/`, with fixed times, so that the same packages give the
 same digests; Debian's tree is there as `debian-minbase.tar` too. Only the standard library is used:
 what tests build on must not depend on what they test.
@@ -75,9 +76,10 @@ TOOLS = Base(
     command=("sh",),
     labels={"from": "tools", "kept": "yes"},
 )
-BASES = {base.name: base for base in (BUSYBOX, DEBIAN, JRE, TOOLS)}
+COMPILER = Base("compiler", SUITE, ("tcc", "libc6-dev", "make"), command=("bash",))
+BASES = {base.name: base for base in (BUSYBOX, DEBIAN, JRE, TOOLS, COMPILER)}
 SMALL = ("busybox", "debian", "tools")
-"""All but the JRE, which takes minutes: what the build cases need."""
+"""What the build cases need; the others take minutes."""
 
 
 def directory() -> Path:
