@@ -26,7 +26,7 @@ from pybuild.errors import Source
 from pybuild.events import BuildFailed, BuildFinished, Event, EventSink, Level, Notice
 
 if TYPE_CHECKING:
-    from pybuild.context.open import DockerfileFound
+    from pybuild.context.find import DockerfileFound
     from pybuild.dockerfile.patterns import Patterns
     from pybuild.executor.prepare import Prepared
     from pybuild.executor.request import BuildRequest, OpenIsolation, Services
@@ -206,7 +206,8 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
     """All that a build is given; undone at the end, in the opposite order."""
     from pybuild.cli.turn import among_others
     from pybuild.context.directory import DirectoryContext
-    from pybuild.context.open import find_dockerfile, open_context
+    from pybuild.context.find import find_dockerfile
+    from pybuild.context.open import open_context
     from pybuild.dockerfile.parser import parse
     from pybuild.executor.mount_cache import MountCaches
     from pybuild.executor.request import BuildRequest, Services
@@ -230,14 +231,22 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
         stack.callback(workspace.remove)
         turn.announce(leave=(workspace.root,))
         fetched = source_options.context_options(
-            values, workspace.root / "context", environment, stop.asked
+            values,
+            workspace.root / "context",
+            environment,
+            stop.asked,
+            when_cancelled=stop.when_asked,
+            web=registries,
         )
-        root = stack.enter_context(open_context(job.context, fetched, sink))
+        where = source_options.context_place(values, job.context)
+        root = stack.enter_context(open_context(where, fetched, sink))
         turn.announce(keep=(root, *_kept(job)))
         found = find_dockerfile(
             values.text("dockerfile"),
             root,
             Path.cwd() if job.lookup is Lookup.WORKING_FOLDER_FIRST else None,
+            fetched,
+            sink,
         )
         dockerfile = parse(found.text, file=found.file)
         for lint in dockerfile.warnings:

@@ -106,14 +106,17 @@ def _results(
     from pybuild.cache.warmer import bases_of
     from pybuild.cli.errors import NothingToWarm
     from pybuild.cli.options import source
-    from pybuild.context.open import find_dockerfile
+    from pybuild.context.find import find_dockerfile
+    from pybuild.context.open import ContextOptions
     from pybuild.dockerfile.parser import parse
     from pybuild.plan.make import PlanRequest
     from pybuild.plan.steps import ImageRequest
 
     found = [warmer.resolve(ImageRequest(name, platform)) for name in values.many("image")]
     if values.text("dockerfile"):
-        text = find_dockerfile(values.text("dockerfile"), Path.cwd(), Path.cwd())
+        here = Path.cwd()
+        options = ContextOptions(here, environment=environment)
+        text = find_dockerfile(values.text("dockerfile"), here, here, options, lambda _: None)
         dockerfile = parse(text.text, file=text.file)
         request = PlanRequest(
             source.build_args(values, environment), "", platform, source.machine_platform(), ()

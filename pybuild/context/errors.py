@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pybuild.errors import InputError
+from pybuild.errors import ContentMismatch, InputError
 
 
 class ContextMissing(InputError):
@@ -60,3 +60,54 @@ class GitFailed(InputError):
     """git ended with an error of another kind, or is not installed, or took too long."""
 
     code = "git-failed"
+
+
+class ContextDenied(InputError):
+    """The server of the context refused the credentials, or wants some and none were found."""
+
+    code = "context-denied"
+
+
+class ContextNotFound(InputError):
+    """The server of the context answered, and has no such object (or hides it from us)."""
+
+    code = "context-not-found"
+    advice = "check the address; servers also say this of what the credentials may not see"
+
+
+class ContextRefused(InputError):
+    """The server of the context answered with a status that is of no use."""
+
+    code = "context-refused"
+
+
+class ContextUnreachable(InputError):
+    """The server of the context could not be reached, or broke off each time."""
+
+    code = "context-unreachable"
+    advice = "check the address, the network and the proxy settings"
+
+
+class ContextInsecure(InputError):
+    """The context would come over plain HTTP, and nothing says what its bytes have to be."""
+
+    code = "context-insecure"
+
+
+class ContextDiffers(ContentMismatch):
+    """A downloaded context has not the checksum or the size that was promised, or changed while
+    it was downloaded."""
+
+    code = "context-differs"
+
+
+class NoArchive(InputError):
+    """What was given as an archive is none: neither a tar nor a compressed one."""
+
+    code = "no-archive"
+
+
+class StdinEmpty(InputError):
+    """The context should come from standard input, which is a terminal, or has nothing."""
+
+    code = "stdin-empty"

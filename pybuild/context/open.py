@@ -1,34 +1,39 @@
-"""Turns what the user wrote as context into a folder on disk, and finds the Dockerfile for it."""
+"""Turns what the user wrote as context into a folder on disk.
+
+Each kind's own modules are loaded when it is asked for: a build from a folder loads none of them.
+"""
 
 from __future__ import annotations
 
-import os
-import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event as Signal
+from typing import TYPE_CHECKING, assert_never
 
 from msgspec import Struct, field
 
 from pybuild.context.directory import DirectoryContext
-from pybuild.context.errors import (
-    ContextMissing,
-    ContextUnknown,
-    ContextUnreadable,
-    DockerfileMissing,
+from pybuild.context.errors import ContextMissing, NoArchive
+from pybuild.context.git_url import parse_git_url, without_password
+from pybuild.context.kinds import (
+    Address,
+    Archive,
+    AzureBlob,
+    Bucket,
+    Folder,
+    Repository,
+    Stdin,
+    parse_context,
 )
-from pybuild.context.git_url import is_git_url, parse_git_url, without_password
-from pybuild.errors import NotCarriedOut
 from pybuild.events import EventSink
+from pybuild.registry.options import RegistryOptions
 
-_NOT_YET = {
-    "tar://": "an archive as context",
-    "s3://": "a context in an S3 bucket",
-    "gs://": "a context in a Google bucket",
-    "https://": "an archive fetched over https as context",
-    "http://": "an archive fetched over http as context",
-}
+if TYPE_CHECKING:
+    from pybuild.context.download import Download, Remote
+    from pybuild.context.unpack import Source
 
 
 class GitOptions(Struct, frozen=True):
@@ -42,9 +47,15 @@ class GitOptions(Struct, frozen=True):
     depth: int = 1
 
 
+def _never(_: Callable[[], None]) -> None:
+    """Nobody cancels."""
+
+
 class ContextOptions(Struct, frozen=True):
     """`directory`: where a fetched context is put, in a folder of its own that is removed after
-    the build. `keep_git_dir` keeps `.git` in a git context (Docker removes it)."""
+    the build. `keep_git_dir` keeps `.git` in a git context (Docker removes it). `cancelled` is
+    polled; what can't poll is handed to `when_cancelled`. `web` is how hosts are reached, `stdin`
+    the descriptor that standard input has."""
 
     directory: Path
     sub_path: str = ""
@@ -53,50 +64,147 @@ class ContextOptions(Struct, frozen=True):
     keep_git_dir: bool = False
     timeout_seconds: float = 1800.0
     cancelled: Signal = field(default_factory=Signal)
-
-
-class DockerfileFound(Struct, frozen=True):
-    """`file` is how it is shown to people; `ignore` is the text of the ignore file, "" if none."""
-
-    file: str
-    text: str
-    ignore: str
-    ignore_file: str
+    when_cancelled: Callable[[Callable[[], None]], None] = _never
+    web: RegistryOptions = field(default_factory=RegistryOptions)
+    stdin: int = 0
 
 
 @contextmanager
 def open_context(url: str, options: ContextOptions, sink: EventSink) -> Iterator[Path]:
     """The folder that holds the context; what was fetched for it is removed at the end.
 
-    Raises ContextMissing, ContextUnknown, NotCarriedOut, and the Git… errors.
+    Raises ContextMissing, ContextUnknown, the other Context… errors, NoArchive, StdinEmpty,
+    DiskFull, HostileContent for an archive that is, and the Git… errors.
     """
-    if is_git_url(url):
-        from pybuild.context.git import fetched
+    kind = parse_context(url)
+    match kind:
+        case Folder():
+            yield _inside(_folder(kind), options.sub_path, url)
+        case Repository():
+            from pybuild.context.git import fetched
 
-        with fetched(parse_git_url(url, options.environment), options, sink) as folder:
-            yield _inside(folder, options.sub_path, without_password(url))
-        return
-    for prefix, what in _NOT_YET.items():
-        if url.startswith(prefix):
-            hint = "give a folder, or a git repository (a URL that ends in .git)"
-            raise NotCarriedOut(
-                f"{what} is not carried out yet: {without_password(url)}", hint=hint
-            )
-    known = re.match(r"[A-Za-z0-9+.-]+://", url)
-    if known and known[0] != "dir://":
-        raise ContextUnknown(
-            f"there is no kind of context {known[0]}",
-            hint="give a folder, dir://folder, git://host/repository.git#ref "
-            "or https://host/repository.git#ref:folder",
-        )
-    folder = Path(url.removeprefix("dir://") or ".")
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        hint = "give the folder to build from with --context; in a Pod: is its volume mounted?"
-        if not folder.is_absolute():
-            hint += f" ({Path.cwd()} is the working folder)"
-        raise ContextMissing(f"the context folder {folder} {what}", hint=hint)
-    yield _inside(folder.resolve(), options.sub_path, url)
+            with fetched(parse_git_url(url, options.environment), options, sink) as folder:
+                yield _inside(folder, options.sub_path, without_password(url))
+        case Archive() | Stdin() | Address() | Bucket() | AzureBlob():
+            with _private_folder(options.directory) as folder:
+                shown = _unpacked(kind, folder, options, sink)
+                yield _inside(folder, options.sub_path, shown)
+        case _:
+            assert_never(kind)
+
+
+def _folder(kind: Folder) -> Path:
+    folder = Path(kind.path)
+    if folder.is_dir():
+        return folder.resolve()
+    what = "is not a folder" if folder.exists() else "does not exist"
+    hint = "give the folder to build from with --context; in a Pod: is its volume mounted?"
+    if folder.is_file():
+        hint = f"write tar://{folder} for an archive"
+    elif not folder.is_absolute():
+        hint += f" ({Path.cwd()} is the working folder)"
+    raise ContextMissing(f"the context folder {folder} {what}", hint=hint)
+
+
+@contextmanager
+def _private_folder(directory: Path) -> Iterator[Path]:
+    directory.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="files-", dir=directory))
+    try:
+        folder.chmod(0o755)  # the mode of a context's root can be seen where it is mounted
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unpacked(
+    kind: Archive | Stdin | Address | Bucket | AzureBlob,
+    folder: Path,
+    options: ContextOptions,
+    sink: EventSink,
+) -> str:
+    """Fills the folder; the context's name for people."""
+    from pybuild.context.unpack import unpack
+
+    match kind:
+        case Archive():
+            source = _file_source(kind, sink)
+        case Stdin():
+            source = _stdin_source(options, sink)
+            if kind.may_be_dockerfile:
+                from pybuild.context.unpack import archive_or_dockerfile
+
+                archive = archive_or_dockerfile(source, folder)
+                if archive is None:
+                    return "standard input"
+                source = archive
+        case Address() | Bucket() | AzureBlob():
+            remote = remote_of(kind, options)
+            download = open_download(remote, options, sink)
+            source = _download_source(remote.shown, download)
+        case _:
+            assert_never(kind)
+    unpack(source, folder, sink)
+    return source.shown
+
+
+def _file_source(kind: Archive, sink: EventSink) -> Source:
+    from pybuild.context.unpack import Source, file_chunks, told
+
+    path = Path(kind.path)
+    if path.is_dir():
+        raise NoArchive(f"the context {path} is a folder", hint=f"write dir://{path}")
+    if not path.is_file():
+        raise ContextMissing(f"the context archive {path} does not exist")
+    chunks = told(file_chunks(path), str(path), path.stat().st_size, sink)
+    return Source(str(path), chunks, lambda: None)
+
+
+def _stdin_source(options: ContextOptions, sink: EventSink) -> Source:
+    from pybuild.context.unpack import Source, stdin_chunks, told
+
+    given_up = Signal()
+    chunks = stdin_chunks(options.stdin, lambda: given_up.is_set() or options.cancelled.is_set())
+    return Source("standard input", told(chunks, "standard input", 0, sink), given_up.set)
+
+
+def _download_source(shown: str, download: Download) -> Source:
+    from pybuild.context.unpack import Source
+
+    return Source(shown, download.chunks(), download.close)
+
+
+def open_download(remote: Remote, options: ContextOptions, sink: EventSink) -> Download:
+    """The stream of a file on a server, which ends when the build is cancelled."""
+    from pybuild.context.download import Download
+
+    download = Download(remote, options.web, options.environment, sink)
+    options.when_cancelled(download.close)
+    return download
+
+
+def remote_of(kind: Address | Bucket | AzureBlob, options: ContextOptions) -> Remote:
+    """How it is asked for. Raises ContextInsecure, ContextDenied where no credentials fit."""
+    from pybuild.context.web import WebFile, check_plain
+
+    match kind:
+        case Address():
+            check_plain(kind.url, kind.checksum, options.web)
+            return WebFile(kind.url, kind.checksum)
+        case Bucket(scheme="s3"):
+            from pybuild.context.s3 import s3_object
+
+            return s3_object(kind, options)
+        case Bucket():
+            from pybuild.context.gcs import gcs_object
+
+            return gcs_object(kind, options)
+        case AzureBlob():
+            from pybuild.context.azure import azure_blob
+
+            return azure_blob(kind, options)
+        case _:
+            assert_never(kind)
 
 
 def _inside(root: Path, sub_path: str, shown: str) -> Path:
@@ -111,82 +219,3 @@ def _inside(root: Path, sub_path: str, shown: str) -> Path:
             hint="check --context-sub-path, or the part behind the colon",
         )
     return inner
-
-
-def find_dockerfile(name: str, context: Path, working_directory: Path | None) -> DockerfileFound:
-    """Reads the Dockerfile and the ignore file that goes with it.
-
-    As kaniko: `name` is tried against the working folder first (unless that is None), then inside
-    the context; there a link that leads out of the context counts as missing. The ignore file is
-    `<name>.dockerignore` beside the Dockerfile, else `.dockerignore` at the context's root.
-    Raises DockerfileMissing, NotCarriedOut for a URL, ContextUnreadable.
-    """
-    if re.match(r"https?://", name):
-        raise NotCarriedOut(f"a Dockerfile fetched from a URL is not carried out yet: {name}")
-    inside = DirectoryContext(context)
-    if working_directory is not None and (working_directory / name).is_file():
-        path = working_directory / name
-        text = _read_text(path.read_bytes, name)
-        beside = path.with_name(path.name + ".dockerignore")
-        own = _read_text(beside.read_bytes, beside.name) if beside.is_file() else None
-        shown = name
-    else:
-        relative = _relative_to(context, name)
-        if relative is None or not _is_file(inside, relative):
-            raise _missing(name, context, working_directory)
-        text = _read_context(inside, relative)
-        own_name = relative + ".dockerignore"
-        own = _read_context(inside, own_name) if _is_file(inside, own_name) else None
-        shown = relative
-    if own is not None:
-        return DockerfileFound(shown, text, own, shown + ".dockerignore")
-    if _is_file(inside, ".dockerignore"):
-        return DockerfileFound(shown, text, _read_context(inside, ".dockerignore"), ".dockerignore")
-    return DockerfileFound(shown, text, "", "")
-
-
-def _relative_to(context: Path, name: str) -> str | None:
-    if not name.startswith("/"):
-        return os.path.normpath(name) if not name.startswith("../") else None
-    try:
-        return str(Path(os.path.realpath(name)).relative_to(os.path.realpath(context)))
-    except ValueError:
-        return None
-
-
-def _is_file(context: DirectoryContext, path: str) -> bool:
-    return context.content(context.resolve(path, follow_last=True)).is_file()
-
-
-def _read_context(context: DirectoryContext, path: str) -> str:
-    found = context.resolve(path, follow_last=True)
-    return _read_text(lambda: context.read(found), path)
-
-
-def _read_text(read: Callable[[], bytes], name: str) -> str:
-    try:
-        return read().decode("utf-8", "surrogateescape")
-    except OSError as error:
-        raise ContextUnreadable(
-            f"can't read {name}: {(error.strerror or str(error)).lower()}",
-            hint="check its mode and owner: the builder runs as a user who may not read it",
-        ) from error
-
-
-def _missing(name: str, context: Path, working_directory: Path | None) -> DockerfileMissing:
-    places = [str(place) for place in (working_directory, context) if place is not None]
-    where = " nor in ".join(dict.fromkeys(places))
-    similar = ""
-    if (context / name).is_dir():
-        return DockerfileMissing(
-            f"{name} in {context} is a folder, not a Dockerfile",
-            hint=f"name the file with --dockerfile, such as {name}/Dockerfile",
-        )
-    if context.is_dir():
-        near = sorted(item.name for item in context.iterdir() if "dockerfile" in item.name.lower())
-        near = [item for item in near if not item.endswith(".dockerignore")]
-        similar = f"; the context has {', '.join(near[:3])}" if near else ""
-    return DockerfileMissing(
-        f"there is no Dockerfile {name} in {where}",
-        hint=f"name it with --dockerfile{similar}",
-    )

@@ -30,7 +30,7 @@ ONLY = {
     "layer": {"image", "rootfs"},
     "registry": {"image"},
     "store": {"image", "registry"},
-    "context": {"image", "dockerfile", "rootfs"},
+    "context": {"image", "dockerfile", "rootfs", "layer", "registry"},
     "isolation": {"image", "rootfs", "layer"},
     "report": set[str](),
     "k8s": set[str](),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pybuild.cli.flags.flag import Group, refused, settled, settled_switch
+from pybuild.cli.flags.flag import Group, settled, settled_switch
 
 _EXACT = "changes are always found exactly, without reading what did not change"
 _PUT_BACK = "everything is always put back as it was"
@@ -60,5 +60,4 @@ SETTLED_FLAGS = (
         environment="KANIKO_PRESERVE_CONTEXT",
         why=_PUT_BACK,
     ),
-    refused("bucket", Group.BUILD, "the bucket of a context", short="b"),
 )

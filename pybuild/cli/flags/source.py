@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pybuild.cli.flags.flag import ALL, PULLING, Group, many, pairs, text
+from pybuild.cli.flags.flag import ALL, EXECUTOR, PULLING, Group, many, pairs, text
 
 SOURCE_FLAGS = (
     text(
         "context",
         Group.SOURCE,
-        "the build context: a folder, dir://, git:// or https://….git#ref",
+        "the build context: a folder, tar://, git://, https://, s3://, gs://, Azure, - (stdin)",
         "PATH|URL",
         short="c",
         default="/workspace/",
@@ -22,10 +22,18 @@ SOURCE_FLAGS = (
         commands=ALL,
     ),
     text(
+        "bucket",
+        Group.SOURCE,
+        "the old way to name a context in a bucket: NAME[/OBJECT] is gs://, another has its prefix",
+        "BUCKET",
+        short="b",
+        commands=(EXECUTOR,),
+    ),
+    text(
         "dockerfile",
         Group.SOURCE,
-        "the Dockerfile, looked for in the working folder, then in the context",
-        "PATH",
+        "the Dockerfile: in the working folder, else in the context; an address; - (stdin)",
+        "PATH|URL",
         short="f",
         docker=("file",),
         default="Dockerfile",

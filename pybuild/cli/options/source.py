@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Event as Signal
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from pybuild.cli.parse import Values, parted
 if TYPE_CHECKING:
     from pybuild.context.open import ContextOptions, GitOptions
     from pybuild.image.platform import Platform
+    from pybuild.registry.options import RegistryOptions
 
 
 def build_args(values: Values, environment: Mapping[str, str]) -> dict[str, str]:
@@ -63,10 +64,29 @@ def machine_platform() -> Platform:
     return platform_of_machine(os.uname().machine)
 
 
+def context_place(values: Values, named: str) -> str:
+    """The context, which kaniko's old --bucket may name as well: it counts where no folder is
+    named as context."""
+    bucket = values.text("bucket") if "bucket" in values.texts else ""
+    if not bucket:
+        return named
+    from pybuild.context.kinds import with_bucket
+
+    return with_bucket(named if "context" in values.given else "", bucket)
+
+
 def context_options(
-    values: Values, directory: Path, environment: Mapping[str, str], cancelled: Signal
+    values: Values,
+    directory: Path,
+    environment: Mapping[str, str],
+    cancelled: Signal,
+    *,
+    when_cancelled: Callable[[Callable[[], None]], None] = lambda _: None,
+    web: RegistryOptions | None = None,
 ) -> ContextOptions:
+    """`web` is how hosts are reached; `when_cancelled` is told what ends a download."""
     from pybuild.context.open import ContextOptions
+    from pybuild.registry.options import RegistryOptions
 
     keep = build_args(values, environment).get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "0")
     return ContextOptions(
@@ -76,6 +96,8 @@ def context_options(
         git=_git_options(values.pairs("git")),
         keep_git_dir=keep in ("1", "true"),
         cancelled=cancelled,
+        when_cancelled=when_cancelled,
+        web=web or RegistryOptions(),
     )
 
 

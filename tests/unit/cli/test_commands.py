@@ -125,7 +125,7 @@ def test_an_error_of_the_dockerfile_names_its_line(project: Path) -> None:
     ("argv", "code"),
     [
         (["nowhere"], "context-missing"),
-        (["tar://x"], "not-carried-out"),
+        (["tar://x"], "context-missing"),
         (["ftp://x"], "context-unknown"),
         (["-f", "Nofile"], "dockerfile-missing"),
         (["--target=none"], "unknown-target"),

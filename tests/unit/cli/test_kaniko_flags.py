@@ -134,7 +134,7 @@ WARMER_FLAGS = (
 # fmt: on
 PENDING = frozenset(
     str.split("""
-bucket cache-run-layers credential-helpers push-ignore-immutable-tag-errors
+cache-run-layers credential-helpers push-ignore-immutable-tag-errors
 skip-push-permission-check
 """)
 )  # fmt: skip
