@@ -172,19 +172,6 @@ def _copy(source: str, target: str, found: os.stat_result) -> None:
     copy_attributes(source, target, found)
 
 
-@contextmanager
-def times_kept(directory: str) -> Iterator[None]:
-    """What is done in a directory leaves no trace in its times. It may be gone before or after."""
-    try:
-        before = os.lstat(directory)
-    except FileNotFoundError:
-        yield
-        return
-    yield
-    if _is_directory(directory):
-        os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
 def copy_attributes(source: str, target: str, found: os.stat_result) -> None:
     """Owner, mode, extended attributes and times; chown first, as it takes setuid bits and
     capabilities away."""

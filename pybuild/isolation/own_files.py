@@ -21,9 +21,9 @@ from pybuild.isolation.record import (
     displaced_mounts,
     put_mounts_back,
     read_record,
+    restore_devices,
     restore_folders,
     restore_links,
-    restore_nodes,
     take_record,
     write_record,
 )
@@ -65,7 +65,7 @@ class OwnFiles:
     def after_run(self) -> None:
         """Mends what a RUN may have done to more than the image. Raises MountMoved."""
         assert self._record is not None
-        restore_nodes(self._record.nodes)
+        restore_devices(self._record)
         for now, before in displaced_mounts(self._record):
             raise MountMoved(now, before)
 
@@ -100,7 +100,7 @@ class OwnFiles:
 
     def _restore(self, record: RootRecord) -> list[str]:
         restore_links(record.links)
-        lost = restore_nodes(record.nodes)
+        lost = restore_devices(record)
         restore_folders(record.folders)
         return lost
 

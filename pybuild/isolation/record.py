@@ -53,6 +53,7 @@ class RootRecord(Struct, frozen=True):
     links: tuple[tuple[bytes, ...], ...]
     nodes: tuple[Node, ...]
     mounts: dict[int, bytes]
+    devices: Folder  # /dev itself
     kept: tuple[bytes, ...]
     session: int = 0
 
@@ -80,7 +81,9 @@ def take_record(ground: Ground, kept: Kept, session: int = 0) -> RootRecord:
     links = tuple(tuple(sorted(group)) for group in names.values() if len(group) > 1)
     mounts = {number: os.fsencode(path) for number, path in mounts_by_id().items()}
     kept_paths = tuple(os.fsencode(path) for path in sorted(kept.paths))
-    return RootRecord(tuple(folders), links, device_nodes(), mounts, kept_paths, session)
+    return RootRecord(
+        tuple(folders), links, device_nodes(), mounts, folder_at(DEVICES), kept_paths, session
+    )
 
 
 def folder_at(path: str) -> Folder:
@@ -208,13 +211,17 @@ def _nodes(directory: str, mounts: frozenset[str]) -> Iterator[Node]:
             yield from _nodes(path, mounts)
 
 
-def restore_nodes(nodes: tuple[Node, ...]) -> list[str]:
-    """Gives the paths that could not be made again: device nodes want CAP_MKNOD, and what a file
-    held is not known."""
+def restore_devices(record: RootRecord) -> list[str]:
+    """/dev as it was. Gives the paths that could not be made again: device nodes want CAP_MKNOD,
+    and what a file held is not known."""
     now = device_nodes()
-    if now == nodes:
-        return []
-    before = os.lstat(DEVICES)
+    failed = _restore_nodes(record.nodes, now) if now != record.nodes else []
+    if folder_at(DEVICES) != record.devices:
+        restore_folders([record.devices])
+    return failed
+
+
+def _restore_nodes(nodes: tuple[Node, ...], now: tuple[Node, ...]) -> list[str]:
     wanted = {node.path: node for node in nodes}
     there = {node.path: node for node in now}
     for path, node in there.items():
@@ -231,7 +238,6 @@ def restore_nodes(nodes: tuple[Node, ...]) -> list[str]:
             _dress_node(node)
         except PermissionError:
             failed.append(os.fsdecode(path))
-    os.utime(DEVICES, ns=(before.st_atime_ns, before.st_mtime_ns))
     return failed
 
 

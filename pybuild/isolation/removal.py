@@ -7,7 +7,8 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 REMOVED = "pybuild-removed-"
@@ -86,10 +87,11 @@ def remove_later(path: Path, parent: Path) -> None:
     import subprocess
 
     target = parent / f"{REMOVED}{os.urandom(6).hex()}"
-    try:
-        path.rename(target)
-    except OSError:
-        target = path
+    with times_kept(str(parent)), times_kept(str(path.parent)):
+        try:
+            path.rename(target)
+        except OSError:
+            target = path
     subprocess.Popen(
         [sys.executable, "-I", "-S", __file__, str(target)],
         stdin=subprocess.DEVNULL,
@@ -98,6 +100,23 @@ def remove_later(path: Path, parent: Path) -> None:
         start_new_session=True,
         cwd="/",
     )
+
+
+@contextmanager
+def times_kept(directory: str) -> Iterator[None]:
+    """What is done in a directory leaves no trace in its times. It may be gone before or after."""
+    try:
+        before = os.lstat(directory)
+    except FileNotFoundError:
+        yield
+        return
+    yield
+    if is_real_directory(directory):
+        os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def is_real_directory(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def lock_directory(path: Path) -> int | None:
@@ -115,6 +134,11 @@ def make_locked(parent: Path, prefix: str) -> tuple[Path, int]:
     """A new directory, readable by nobody else, that is marked as in use until the descriptor is
     closed. Those of the same prefix that nobody uses were left by builds that were killed, and are
     removed."""
+    with times_kept(str(parent)):
+        return _make_locked(parent, prefix)
+
+
+def _make_locked(parent: Path, prefix: str) -> tuple[Path, int]:
     import tempfile
 
     remove_left(parent, prefix)
@@ -171,6 +195,8 @@ def remove_stub(root: Path, path: str) -> None:
 
 
 if __name__ == "__main__":
-    lock_directory(Path(sys.argv[1]))
+    doomed = Path(sys.argv[1])
+    lock_directory(doomed)
     os.nice(10)
-    remove_tree(Path(sys.argv[1]))
+    with times_kept(str(doomed.parent)):
+        remove_tree(doomed)

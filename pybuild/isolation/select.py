@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from msgspec import Struct
@@ -19,7 +20,7 @@ from pybuild.isolation.ground import ground_of, stuck_paths
 from pybuild.isolation.namespace import Namespace
 from pybuild.isolation.probe import CAP_SYS_ADMIN, Found, find_namespace
 from pybuild.isolation.process import Runner
-from pybuild.isolation.removal import make_locked, remove_tree
+from pybuild.isolation.removal import make_locked, remove_tree, times_kept
 from pybuild.isolation.rootless import Rootless
 from pybuild.isolation.takeover import (
     Takeover,
@@ -81,7 +82,10 @@ def choose(name: str, workdir: Path, wishes: Wishes = _NO_WISHES) -> Isolation:
 def _choose(name: str, workdir: Path, wishes: Wishes, runner: Runner) -> Isolation:
     refused: list[tuple[str, Found]] = []
     if name in ("auto", "namespace"):
-        found = find_namespace(runner, (workdir, *wishes.candidates))
+        with ExitStack() as quiet:  # trying leaves no trace in others' folders
+            for folder in wishes.candidates:
+                quiet.enter_context(times_kept(str(folder)))
+            found = find_namespace(runner, (workdir, *wishes.candidates))
         if found.setup is not None and found.directory is not None:
             # volumes are shared, and outlive the container
             directory, lock = make_locked(found.directory, "pybuild-isolation-")

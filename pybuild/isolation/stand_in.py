@@ -17,8 +17,8 @@ from pathlib import Path
 
 from pybuild.isolation.command import RunMount
 from pybuild.isolation.errors import RunFlagUnsupported
-from pybuild.isolation.moving import Kept, move, times_kept
-from pybuild.isolation.removal import mount_points, remove_tree
+from pybuild.isolation.moving import Kept, move
+from pybuild.isolation.removal import is_real_directory, mount_points, remove_tree, times_kept
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def _give_back(mount: RunMount, target: str) -> None:
     assert mount.source is not None
     if mount.source.exists():
         return  # it was never taken
-    if _is_real_directory(target):
+    if is_real_directory(target):
         _quietly(os.path.dirname(target), lambda: move(target, str(mount.source), {}))
     # else the RUN removed it: whoever needs the source makes it anew
 
@@ -134,10 +134,6 @@ def _remove_if_empty(path: str) -> None:
 
 
 def _quietly(directory: str, action: Callable[[], None]) -> None:
-    if _is_real_directory(directory):  # else the RUN removed it, with what stood in it
+    if is_real_directory(directory):  # else the RUN removed it, with what stood in it
         with times_kept(directory):
             action()
-
-
-def _is_real_directory(path: str) -> bool:
-    return os.path.isdir(path) and not os.path.islink(path)

@@ -23,8 +23,7 @@ from msgspec import Struct, field
 
 from pybuild.errors import Cancelled
 from pybuild.events import Event, EventSink, Level, Notice
-from pybuild.isolation.moving import times_kept
-from pybuild.isolation.removal import remove_tree
+from pybuild.isolation.removal import remove_tree, times_kept
 
 PLACE = ".takeover"
 WAITING_FILES = "container"  # in the place: the container's own, while an image is on `/`
@@ -210,6 +209,8 @@ class Presence:
             path = place.announced(self.name)
             self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX)
+            for _ in place.others(self.name):
+                pass  # what those left that have ended is removed by looking
 
     def announce(self, keep: Sequence[Path] = (), leave: Sequence[Path] = ()) -> None:
         """Adds to what was said. Waits while another one has an image on `/`: it would not know."""
