@@ -141,6 +141,7 @@ def _both(first: EventSink, second: Callable[[Event], None]) -> EventSink:
 def reporting(
     values: Values, environment: Mapping[str, str], *, verbosity: str = ""
 ) -> Iterator[tuple[EventSink, Stop]]:
+    """Where events go, as the flags of the log say, and what signals set."""
     from pybuild.report.open import open_report
 
     quiet = "quiet" in values.texts and values.switch("quiet")

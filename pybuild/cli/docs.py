@@ -14,17 +14,7 @@ from pathlib import Path
 
 import pybuild
 from pybuild.cli.flags.environment import IDLE
-from pybuild.cli.flags.flag import (
-    BUILD,
-    EXECUTOR,
-    MANIFEST,
-    PLAN,
-    POD_CHECK,
-    WARMER,
-    Flag,
-    Group,
-    Kind,
-)
+from pybuild.cli.flags.flag import BUILD, PLAN, POD_CHECK, WARMER, Flag, Group, Kind
 from pybuild.cli.flags.table import FLAGS, default_of, long_names, short_names
 from pybuild.cli.help import ABOUT, COMMANDS, USAGE
 from pybuild.errors import InputError, NotCarriedOut, PybuildError
@@ -114,12 +104,7 @@ def cli_page() -> str:
     commands = [
         "| command | what it does |",
         "|---|---|",
-        f"| `{_escaped(USAGE[EXECUTOR])}` | {ABOUT[EXECUTOR]} |",
-        f"| `{_escaped(USAGE[WARMER])}` | {ABOUT[WARMER]} Not carried out yet. |",
-        f"| `{_escaped(USAGE[BUILD])}` | {ABOUT[BUILD]} |",
-        f"| `{_escaped(USAGE[PLAN])}` | {ABOUT[PLAN]} |",
-        f"| `{_escaped(USAGE[MANIFEST])}` | {ABOUT[MANIFEST]} |",
-        f"| `{_escaped(USAGE[POD_CHECK])}` | {ABOUT[POD_CHECK]} |",
+        *(f"| `{_escaped(usage)}` | {ABOUT[name]} |" for name, usage in USAGE.items()),
     ]
     commands += [
         f"| `pybuild {name}` | {what[0].upper()}{what[1:]}. |"

@@ -1,4 +1,4 @@
-"""kaniko's `executor`: one command without positional arguments, and `executor version`."""
+"""kaniko's `executor`: one command without positional arguments, and its few sub-commands."""
 
 from __future__ import annotations
 
@@ -24,11 +24,16 @@ def _main(argv: Sequence[str]) -> int:
         # kaniko's words, which scripts look for.
         sys.stdout.write(f"Kaniko version :  pybuild {__version__}\n")
         return 0
-    if argv[:1] in (["login"], ["push"]):
-        from pybuild.errors import NotCarriedOut
+    if argv[:1] == ["login"]:
+        from pybuild.cli.login import login_command
 
-        raise NotCarriedOut(f"executor {argv[0]} is not carried out yet")
-    values = parse_flags(EXECUTOR, argv, os.environ)
+        return login_command(argv[1:], os.environ, sys.stdin)
+    if argv[:1] == ["push"]:
+        from pybuild.cli.push import push_command
+
+        return push_command(argv[1:], os.environ)
+    words = ["--help"] if argv[:1] == ["help"] else argv
+    values = parse_flags(EXECUTOR, words, os.environ)
     if values.help:
         from pybuild.cli.help import command_help
 

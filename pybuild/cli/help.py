@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pybuild.cli.flags.flag import (
     BUILD,
     EXECUTOR,
+    LOGIN,
     MANIFEST,
     PLAN,
     POD_CHECK,
+    PUSH,
     WARMER,
     Flag,
     Group,
@@ -19,6 +21,8 @@ from pybuild.cli.flags.table import default_of, flags_of, long_names, short_name
 
 USAGE = {
     EXECUTOR: "executor --context=PATH|URL --destination=REFERENCE [flags]",
+    PUSH: "executor push PATH --destination=REFERENCE [flags]",
+    LOGIN: "executor login REGISTRY --username=NAME --password-stdin",
     WARMER: "warmer --image=REFERENCE [flags]",
     BUILD: "pybuild build [PATH|URL] --tag=REFERENCE [flags]",
     PLAN: "pybuild plan [PATH|URL] [flags]",
@@ -27,6 +31,8 @@ USAGE = {
 }
 ABOUT = {
     EXECUTOR: "Builds an image from a Dockerfile and pushes it; takes kaniko's flags.",
+    PUSH: "Pushes the one image in an archive (docker save) or OCI layout; takes kaniko's flags.",
+    LOGIN: "Keeps a user name and password in Docker's config.json; asks nothing of the registry.",
     WARMER: "Fetches base images into the cache folder; takes kaniko's flags.",
     BUILD: "Builds an image from the Dockerfile of a folder or repository and pushes it.",
     PLAN: "Says what a build would run, what is cached, and why; changes nothing.",

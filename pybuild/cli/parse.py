@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from pybuild.cli.errors import BadFlag, UnexpectedArgument, UnknownFlag
 from pybuild.cli.flags.environment import notes_of
-from pybuild.cli.flags.flag import Flag, Kind
+from pybuild.cli.flags.flag import KANIKO, Flag, Kind
 from pybuild.cli.flags.table import default_of, flags_of, long_names, short_names
 from pybuild.errors import InputError, NotCarriedOut
 
@@ -144,7 +144,7 @@ def _stray(word: str, previous: Flag | None, command: str) -> UnexpectedArgument
 
 
 def _program(command: str) -> str:
-    return command if command in ("executor", "warmer") else f"pybuild {command}"
+    return command if command in KANIKO else f"pybuild {command}"
 
 
 def _checked(flag: Flag, shown: str, value: str) -> str:

@@ -23,17 +23,25 @@ class Group(Enum):
     CACHE = "Cache"
     BUILD = "How it is built"
     LOG = "What is shown"
+    LOGIN = "Who logs in"
     PODS = "How manifests are checked"
 
 
 EXECUTOR, WARMER, BUILD, PLAN = "executor", "warmer", "build", "plan"
+PUSH, LOGIN = "executor push", "executor login"
+KANIKO = (EXECUTOR, WARMER, PUSH, LOGIN)  # that take kaniko's names only
 POD_CHECK = "pod-check"
 MANIFEST = "manifest create"
 CACHE_LS, CACHE_PRUNE = "cache ls", "cache prune"
 ALL = (EXECUTOR, BUILD, PLAN)
 PULLING = (EXECUTOR, BUILD, PLAN, WARMER)
 BUILDING = (EXECUTOR, BUILD)
-PUSHING = (*ALL, MANIFEST, CACHE_LS, CACHE_PRUNE)  # what `plan` takes though it pushes nothing, as `build` does
+PUSHING = (
+    *ALL,
+    MANIFEST,
+    CACHE_LS,
+    CACHE_PRUNE,
+)  # what `plan` takes though it pushes nothing, as `build` does
 REACHING = (*PULLING, MANIFEST, CACHE_LS, CACHE_PRUNE)  # all that talk to registries
 
 

@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from pybuild.cli.flags.build import BUILD_FLAGS
 from pybuild.cli.flags.cache import CACHE_FLAGS
-from pybuild.cli.flags.flag import BUILD, EXECUTOR, MANIFEST, PLAN, WARMER, Flag
+from pybuild.cli.flags.flag import (
+    BUILD,
+    EXECUTOR,
+    KANIKO,
+    MANIFEST,
+    PLAN,
+    PUSH,
+    WARMER,
+    Flag,
+    Group,
+)
 from pybuild.cli.flags.log import LOG_FLAGS
+from pybuild.cli.flags.login import LOGIN_FLAGS
 from pybuild.cli.flags.pods import POD_FLAGS
 from pybuild.cli.flags.registry import REGISTRY_FLAGS
 from pybuild.cli.flags.result import RESULT_FLAGS
@@ -27,12 +38,21 @@ FLAGS = (
     + WARMER_FLAGS
     + SETTLED_FLAGS
     + POD_FLAGS
+    + LOGIN_FLAGS
 )
 
 
 def flags_of(command: str) -> tuple[Flag, ...]:
-    """The flags of "executor", "warmer", "build" or "plan", in the order of the help."""
+    """The flags of a command, in the order of the help. A push alone is reached and told as that of
+    a build is."""
+    if command == PUSH:
+        return tuple(flag for flag in FLAGS if EXECUTOR in flag.commands and _is_of_push(flag))
     return tuple(flag for flag in FLAGS if command in flag.commands)
+
+
+def _is_of_push(flag: Flag) -> bool:
+    whole = (Group.REGISTRY, Group.LOG)
+    return flag.group in whole or flag.name in ("destination", "kaniko-dir")
 
 
 def long_names(flag: Flag, command: str) -> tuple[str, ...]:
@@ -40,7 +60,7 @@ def long_names(flag: Flag, command: str) -> tuple[str, ...]:
 
     kaniko's commands know no others than kaniko's, so that what works here works there too.
     """
-    if command in (EXECUTOR, WARMER):
+    if command in KANIKO:
         return (flag.name, *flag.old)
     return (*flag.docker, flag.name)
 

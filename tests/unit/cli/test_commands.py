@@ -68,8 +68,10 @@ def test_help(module: str, argv: list[str]) -> None:
          "hint: did you mean build?"]),
         ("warmer", [], ["error[nothing-to-warm]: you must select at least one image to cache",
          "hint: --image=REFERENCE, or --dockerfile=PATH"]),
-        ("executor", ["login", "x"], ["error[not-carried-out]: executor login is not carried "
-         "out yet"]),
+        ("executor", ["login", "x"], ["error[bad-option]: the password is missing",
+         "hint: --password-stdin, or --password=PASSWORD"]),
+        ("executor", ["push", "x"], ["error[no-destination]: at least one --destination is "
+         "required", "hint: give --destination=registry/repository:tag"]),
         ("main", ["version", "x"], ["error[unexpected-argument]: pybuild version takes no "
          "argument, not 'x'"]),
         ("main", ["build", "a", "--context=b"], ["error[flags-contradict]: both a and --context "
