@@ -33,9 +33,29 @@ class Instead:
     status: int
     body: bytes = b""
     content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
 
 
-Rule = Callable[[str, str], Instead | None]
+@dataclass(frozen=True)
+class Spoil:
+    """Passes a request on, with something going wrong on its way: the connection ends after so
+    many bytes of the answer's or the request's body, a byte of them is another, the answer's
+    length is not what is told, or nothing comes at all."""
+
+    cut_after: int | None = None
+    cut_upload_after: int | None = None
+    flip: bool = False
+    flip_upload: bool = False
+    length: int = 0
+    loses_answer: bool = False  # the registry has done it, and nobody hears of it
+    hangs: bool = False
+
+
+class _Cut(Exception):
+    """The connection is to end here."""
+
+
+Rule = Callable[[str, str], Instead | Spoil | None]
 
 
 @dataclass
@@ -62,17 +82,31 @@ def running_proxy(target: str) -> Iterator[RegistryProxy]:
     """Passes everything on to `target` (host:port). The Host header stays as it came, so that
     the addresses in answers lead back here."""
     proxy = RegistryProxy("")
+    ended = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
-        def _pass_on(self) -> None:
-            instead = proxy.rule(self.command, self.path) if proxy.rule else None
+        def _answer(self) -> None:
+            what = proxy.rule(self.command, self.path) if proxy.rule else None
             size = int(self.headers.get("Content-Length") or 0)
-            if instead is not None:
-                self._answer_instead(instead, size)
+            if isinstance(what, Instead):
+                self._answer_instead(what, size)
                 return
+            try:
+                self._pass_on(what or Spoil(), size)
+            except _Cut:
+                proxy.asked.append(Asked(self.command, self.path, 0))
+                self.close_connection = True
+                with suppress(OSError):
+                    self.wfile.flush()
+                    self.connection.shutdown(socket.SHUT_RDWR)
+
+        def _pass_on(self, spoil: Spoil, size: int) -> None:
+            if spoil.hangs:
+                ended.wait(30)
+                raise _Cut
             upstream = http.client.HTTPConnection(target, timeout=60)
             try:
                 upstream.putrequest(
@@ -82,10 +116,14 @@ def running_proxy(target: str) -> Iterator[RegistryProxy]:
                     if name.lower() not in ("connection", "transfer-encoding"):
                         upstream.putheader(name, value)
                 chunked = self.headers.get("Transfer-Encoding", "") == "chunked"
-                upstream.endheaders(self._body(size, chunked), encode_chunked=False)
+                body = self._body(size, chunked)
+                upstream.endheaders(self._spoiled(body, spoil), encode_chunked=False)
                 reply = upstream.getresponse()
+                if spoil.loses_answer:
+                    reply.read()
+                    raise _Cut
                 proxy.asked.append(Asked(self.command, self.path, reply.status))
-                self._give(reply)
+                self._give(reply, spoil)
             finally:
                 upstream.close()
 
@@ -98,17 +136,37 @@ def running_proxy(target: str) -> Iterator[RegistryProxy]:
                 size -= len(data)
                 yield data
 
-        def _give(self, reply: http.client.HTTPResponse) -> None:
+        def _spoiled(self, body: Iterator[bytes], spoil: Spoil) -> Iterator[bytes]:
+            left = spoil.cut_upload_after
+            for data in body:
+                if left is not None and len(data) > left:
+                    yield data[:left]
+                    raise _Cut
+                if left is not None:
+                    left -= len(data)
+                yield flipped(data) if spoil.flip_upload else data
+
+        def _give(self, reply: http.client.HTTPResponse, spoil: Spoil) -> None:
             self.send_response_only(reply.status)
             for name, value in reply.getheaders():
-                if name.lower() not in ("connection", "transfer-encoding"):
+                if name.lower() == "content-length":
+                    self.send_header(name, str(int(value) + spoil.length))
+                elif name.lower() not in ("connection", "transfer-encoding"):
                     self.send_header(name, value)
             if reply.getheader("Content-Length") is None:
                 self.send_header("Connection", "close")
                 self.close_connection = True
             self.end_headers()
+            left = spoil.cut_after
             while data := reply.read(_CHUNK):
-                self.wfile.write(data)
+                data = flipped(data) if spoil.flip else data
+                self.wfile.write(data if left is None else data[:left])
+                if left is not None and len(data) >= left:
+                    raise _Cut
+                if left is not None:
+                    left -= len(data)
+            if spoil.length:
+                raise _Cut
 
         def _answer_instead(self, instead: Instead, size: int) -> None:
             for _ in self._body(size, chunked=False):
@@ -120,12 +178,14 @@ def running_proxy(target: str) -> Iterator[RegistryProxy]:
                 return
             self.send_response_only(instead.status)
             self.send_header("Content-Type", instead.content_type)
+            for header in instead.headers:
+                self.send_header(*header)
             self.send_header("Content-Length", str(len(instead.body)))
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(instead.body)
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _pass_on
+        do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _answer
 
         def log_message(self, format: str, *arguments: object) -> None:
             """Nothing: `asked` has it."""
@@ -143,9 +203,15 @@ def running_proxy(target: str) -> Iterator[RegistryProxy]:
     try:
         yield proxy
     finally:
+        ended.set()
         server.shutdown()
         server.server_close()
         thread.join(5)
+
+
+def flipped(data: bytes) -> bytes:
+    """The same with another last byte."""
+    return data[:-1] + bytes([data[-1] ^ 1])
 
 
 class _Passing:

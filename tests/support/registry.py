@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.support.token_server import TokenServer
 
 _START_SECONDS = 20.0
 
@@ -42,16 +46,19 @@ def running_registry(
     *,
     users: dict[str, str] | None = None,
     certificates: Certificates | None = None,
+    tokens: TokenServer | None = None,
+    read_only: bool = False,
 ) -> Iterator[RealRegistry]:
     """Starts a registry that keeps its blobs below `folder`, and ends it by its pid.
 
-    With `users` (name: password) everybody has to log in by Basic; with `certificates` it
-    speaks TLS. Blobs that are there from another run are served again.
+    With `users` (name: password) everybody has to log in by Basic, with `tokens` at a token
+    server; with `certificates` it speaks TLS; `read_only` refuses all that writes. Blobs that are
+    there from another run are served again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "registry.log"
     config = folder / "config.yml"
-    config.write_text(_config(folder, users, certificates))
+    config.write_text(_config(folder, users, certificates, tokens=tokens, read_only=read_only))
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["docker-registry", "serve", str(config)],
@@ -70,13 +77,21 @@ def running_registry(
             process.wait()
 
 
-def _config(folder: Path, users: dict[str, str] | None, certificates: Certificates | None) -> str:
+def _config(
+    folder: Path,
+    users: dict[str, str] | None,
+    certificates: Certificates | None,
+    *,
+    tokens: TokenServer | None,
+    read_only: bool,
+) -> str:
     lines = [
         "version: 0.1",
         "log: {level: info, accesslog: {disabled: false}}",
         "storage:",
         f"  filesystem: {{rootdirectory: {folder / 'data'}}}",
         "  delete: {enabled: true}",
+        f"  maintenance: {{readonly: {{enabled: {str(read_only).lower()}}}}}",
         "http:",
         "  addr: 127.0.0.1:0",  # the log names the port that the system chose
         "  secret: of-a-test",
@@ -91,6 +106,15 @@ def _config(folder: Path, users: dict[str, str] | None, certificates: Certificat
         passwords = folder / "htpasswd"
         passwords.write_text("".join(_password_line(*pair) for pair in users.items()))
         lines += ["auth:", f"  htpasswd: {{realm: test, path: {passwords}}}"]
+    if tokens is not None:
+        lines += [
+            "auth:",
+            "  token:",
+            f"    realm: {tokens.realm}",
+            f"    service: {tokens.service}",
+            f"    issuer: {tokens.issuer}",
+            f"    rootcertbundle: {tokens.certificate}",
+        ]
     return "\n".join(lines) + "\n"
 
 

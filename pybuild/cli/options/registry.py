@@ -45,16 +45,18 @@ def registry_options(
     retries = [values.number(name) for name in ("push-retry", "image-download-retry")
                if name in values.texts]  # fmt: skip
     policy = RetryPolicy()
+    mirrors = parted(values.many("registry-mirror"), ",")
+    mapped = _registry_map(values.many("registry-map"))
     return RegistryOptions(
-        insecure=frozenset(values.many("insecure-registry")),
+        insecure=frozenset(values.many("insecure-registry")) | _plain_hosts(mirrors, mapped),
         insecure_push=switch("insecure"),
         insecure_pull=switch("insecure-pull"),
         skip_tls_hosts=frozenset(values.many("skip-tls-verify-registry")),
         skip_tls_push=switch("skip-tls-verify"),
         # kaniko's --skip-tls-verify is for pulls too, and recipes rely on it.
         skip_tls_pull=switch("skip-tls-verify-pull") or switch("skip-tls-verify"),
-        mirrors=parted(values.many("registry-mirror"), ","),
-        map=_registry_map(values.many("registry-map")),
+        mirrors=mirrors,
+        map=mapped,
         default_fallback=not switch("skip-default-registry-fallback"),
         certificates={
             host: _existing("registry-certificate", file)
@@ -81,6 +83,13 @@ def _registry_map(texts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
             raise BadFlag(f"--registry-map can't be {text!r}", hint="HOST=HOST[/PREFIX]")
         found[host] = (*found.get(host, ()), other)
     return found
+
+
+def _plain_hosts(mirrors: tuple[str, ...], mapped: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+    """The hosts of places that are written with http://, as for Docker's own daemon."""
+    places = [*mirrors, *(place for others in mapped.values() for place in others)]
+    plain = (place.removeprefix("http://") for place in places if place.startswith("http://"))
+    return frozenset(place.partition("/")[0] for place in plain)
 
 
 def _client_certificates(pairs: Mapping[str, str]) -> dict[str, tuple[Path, Path]]:

@@ -27,7 +27,7 @@ from pybuild.registry.errors import (
     TagImmutable,
     Unauthorized,
 )
-from pybuild.registry.push import received
+from pybuild.registry.upload import received
 from tests.support.fake_registry import FakeRegistry
 from tests.unit.registry.conftest import MakeClient
 
