@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from pybuild.cache.entry import (
 )
 from pybuild.cache.layers import CachedStep, LayerLost
 from pybuild.cache.shelf import Shelf, tag_of
+from pybuild.cache.uses import parse_uses, record_tag, uses_manifest, with_uses
 from pybuild.errors import ContentMismatch, InputError, RegistryError
 from pybuild.events import EventSink, Level, Notice
 from pybuild.image.descriptor import Descriptor
@@ -56,6 +57,7 @@ class EntryCache:
         self._told: set[str] = set()
         self._there: set[Digest] = set()  # layers
         self._lost: set[Digest] = set()
+        self._used: set[str] = set()  # tags of what was found
 
     # Reading
 
@@ -76,6 +78,7 @@ class EntryCache:
         stored = from_manifest(found)
         if is_expired(stored.created, self._ttl, self._now()):
             return None
+        self._used.add(tag_of(key))
         return self.step(key, stored)
 
     def step(self, key: Digest, stored: StoredStep) -> CachedStep:
@@ -120,9 +123,11 @@ class EntryCache:
             ) from error
 
     def _get_index(self, chain: Digest) -> bytes | None:
-        found = self._shelf.manifest(tag_of(index_key(chain)))
+        tag = tag_of(index_key(chain))
+        found = self._shelf.manifest(tag)
         if not isinstance(found, Manifest) or not found.layers:
             return None
+        self._used.add(tag)
         return self._read_index(found.layers[0])
 
     def _read_index(self, index: Descriptor | None) -> bytes | None:
@@ -150,6 +155,20 @@ class EntryCache:
     def put_index(self, chain: Digest, index: bytes) -> None:
         self._attempt(WRITE, lambda: self._put_index(chain, index))
 
+    def mark(self, build: str, keys: Iterable[Digest]) -> None:
+        """Notes that a build of this name used what was found here, and `keys`, so that prune can
+        tell what nobody uses any more; once a day is enough."""
+        if not self._shelf.tells_uses:
+            self._attempt(WRITE, lambda: self._mark(build, {tag_of(key) for key in keys}))
+
+    def _mark(self, build: str, tags: set[str]) -> None:
+        tag, now = record_tag(build), self._now()
+        known = parse_uses(self._shelf.manifest(tag))
+        uses = with_uses(known, tags | self._used, now)
+        if uses != known:
+            self._push_small(EMPTY, EMPTY_JSON)
+            self._shelf.put_manifest([tag], uses_manifest(uses))
+
     def _put(
         self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
     ) -> None:
@@ -164,7 +183,8 @@ class EntryCache:
     def _put_index(self, chain: Digest, index: bytes) -> None:
         with self._shelf.writing():
             self._push_small(EMPTY, EMPTY_JSON)
-            manifest = index_manifest(self._push_index(index))
+            created = self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            manifest = index_manifest(self._push_index(index), created)
             self._shelf.put_manifest([tag_of(index_key(chain))], manifest)
 
     def _push_index(self, index: bytes) -> Descriptor:

@@ -3,6 +3,8 @@ the manifest's layers. One GET of the manifest tells everything; no blob is need
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from pybuild.errors import ContentMismatch
 from pybuild.image.descriptor import Descriptor
 from pybuild.image.digest import BadDigest, Digest, digest_of, parse_digest
@@ -66,9 +68,21 @@ def from_manifest(manifest: Manifest | Index) -> StoredStep:
     return stored
 
 
-def index_manifest(index: Descriptor) -> Manifest:
+def index_manifest(index: Descriptor, created: str) -> Manifest:
     """The entry that holds nothing but the index of a layer."""
-    return make_manifest(EMPTY, (index,), Family.OCI, artifact_type=ARTIFACT_TYPE)
+    annotations = ((f"{_PREFIX}created", created),)
+    return make_manifest(
+        EMPTY, (index,), Family.OCI, annotations=annotations, artifact_type=ARTIFACT_TYPE
+    )
+
+
+def created_of(manifest: Manifest) -> datetime | None:
+    """When an entry was made, if it says."""
+    try:
+        made = datetime.fromisoformat(dict(manifest.annotations).get(f"{_PREFIX}created", ""))
+    except ValueError:
+        return None
+    return made if made.tzinfo else made.replace(tzinfo=UTC)
 
 
 def _digest(text: str) -> Digest | None:

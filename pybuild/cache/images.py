@@ -109,9 +109,8 @@ class ImageFolder:
 
     def add(self, image: ResolvedImage, now: datetime) -> None:
         """Names an image whose layers are there already."""
-        blobs = self.layout.blobs
-        blobs.write([image.raw_config], image.manifest.config)
-        blobs.write([image.manifest.raw], image.manifest.descriptor)
+        self._write(image.raw_config, image.manifest.config)
+        self._write(image.manifest.raw, image.manifest.descriptor)
         assert image.reference.digest is not None
         source = replace(image.source, tag="", digest=None)
         facts = {
@@ -126,6 +125,14 @@ class ImageFolder:
             platform=image.config.platform,
         )
         self.layout.update(lambda others: [*(o for o in others if not _same(o, entry)), entry])
+
+    def _write(self, raw: bytes, blob: Descriptor) -> None:
+        """Also in place of one that was damaged."""
+        try:
+            self.small(blob)
+        except (FileNotFoundError, ContentMismatch):
+            self.layout.blobs.remove(blob.digest)
+            self.layout.blobs.write([raw], blob)
 
     def _readable(self) -> tuple[Warmed, ...]:
         """A folder that can't be read has nothing; who asked goes to the registry."""

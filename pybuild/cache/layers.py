@@ -3,7 +3,7 @@ most one that is written to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from msgspec import Struct
@@ -102,6 +102,11 @@ class LayerCache:
             self._target.put_again(keys, stored)
         elif found.is_there():
             self._target.put(keys, stored, found.layer, found.read_index() or b"")
+
+    def mark(self, build: str, keys: Iterable[Digest]) -> None:
+        """Notes what a build of this name used."""
+        if self._target is not None:
+            self._target.mark(build, keys)
 
     def get_index(self, chain: Digest) -> bytes | None:
         for source in self._sources:

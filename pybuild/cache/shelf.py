@@ -24,10 +24,11 @@ Opener = Callable[[], Iterator[bytes]]
 
 class Shelf(Protocol):
     """All methods raise RegistryError, ContentMismatch, InputError or OSError. `source` is where
-    blobs can be mounted from."""
+    blobs can be mounted from; `tells_uses` says whether it knows when an entry was last read."""
 
     name: str
     source: Reference | None
+    tells_uses: bool
 
     def manifest(self, tag: str) -> Manifest | Index | None: ...
 
@@ -47,6 +48,8 @@ class Shelf(Protocol):
 
 class RepositoryShelf:
     """`quick` asks whether something is there and gives up soon; `client` moves the layers."""
+
+    tells_uses = False
 
     def __init__(self, client: Client, quick: Client, repository: Reference) -> None:
         self._client = client
@@ -80,6 +83,7 @@ class FolderShelf:
     """An OCI image layout whose names are the tags. Any number of builds may use it at once."""
 
     source: Reference | None = None
+    tells_uses = True
 
     def __init__(self, path: Path) -> None:
         self._layout = Layout(path)

@@ -3,6 +3,7 @@ Any number of warmers and builds may use the folder meanwhile."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 
 from pybuild.cache.fetch import fetch_blob
 from pybuild.cache.folder import IndexFolder
-from pybuild.cache.images import ImageFolder, Warmed, blobs_of, layers_of, name_of
+from pybuild.cache.images import ImageFolder, blobs_of, layers_of, name_of
 from pybuild.errors import ContentMismatch, HostileContent, InputError, PybuildError, RegistryError
 from pybuild.events import EventSink, Level, Notice
 from pybuild.image.descriptor import Descriptor
@@ -90,45 +91,26 @@ class Warmer:
     def keep(self, images: Sequence[ResolvedImage | WarmResult]) -> tuple[WarmResult, ...]:
         """Fetches what the folder lacks of these images; failures are passed on."""
         found = [image for image in images if isinstance(image, ResolvedImage)]
-        again = {image.manifest.digest for image in found if self._has_to_be_fetched_again(image)}
         with self._folder.hold.shared():
-            wanted: dict[Digest, tuple[Reference, Descriptor, bool]] = {}
-            for image in found:
-                anew = image.manifest.digest in again
-                if anew:  # the config is here already, and written with the name
-                    self._folder.layout.blobs.remove(image.manifest.config.digest)
-                for blob in layers_of(image.manifest):
-                    wanted.setdefault(blob.digest, (image.source, blob, anew))
+            wanted = {
+                blob.digest: (image.source, blob)
+                for image in found
+                for blob in layers_of(image.manifest)
+            }
             outcomes = dict(zip(wanted, _in_threads(self._fetch, wanted.values()), strict=True))
             return tuple(
                 self._finish(image, outcomes) if isinstance(image, ResolvedImage) else image
                 for image in images
             )
 
-    def _has_to_be_fetched_again(self, image: ResolvedImage) -> bool:
-        """By force, or as a blob is damaged; what is old is looked into."""
-        if self._force:
-            return True
-        digest = image.manifest.digest
-        known = next((o for o in self._images() if o.descriptor.digest == digest), None)
-        if known is None or self._ttl is None or self._now() - known.at <= self._ttl:
-            return False
-        try:
-            for blob in blobs_of(image.manifest):
-                for _ in self._folder.open_blob(blob):
-                    pass
-        except (OSError, ContentMismatch):
-            return True
-        return False
-
-    def _fetch(self, wanted: tuple[Reference, Descriptor, bool]) -> bool | PybuildError:
-        source, blob, again = wanted
+    def _fetch(self, wanted: tuple[Reference, Descriptor]) -> bool | PybuildError:
+        source, blob = wanted
         try:
             return fetch_blob(
                 self._folder.layout.blobs,
                 blob,
                 lambda done: self._client.open_rest(source, blob, done),
-                again=again,
+                again=self._force or self._is_damaged(blob),
                 waits=lambda: self._tell(f"another warmer fetches {blob.digest}: waiting for it"),
                 is_cancelled=self._is_cancelled,
             )
@@ -182,11 +164,21 @@ class Warmer:
         except ContentMismatch:
             return None  # written by another version, or broken
 
-    def _images(self) -> Sequence[Warmed]:
+    def _is_damaged(self, blob: Descriptor) -> bool:
+        """What is old is read again, and is young then."""
+        path = self._folder.layout.blobs.path(blob.digest)
         try:
-            return self._folder.images()
-        except OSError:
-            return ()
+            fetched = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            if self._ttl is None or self._now() - fetched <= self._ttl:
+                return False
+            for _ in self._folder.open_blob(blob):
+                pass
+            os.utime(path)
+        except ContentMismatch:
+            return True
+        except FileNotFoundError:
+            pass
+        return False
 
     def _tell(self, message: str) -> None:
         self._sink(Notice(Level.INFO, message))

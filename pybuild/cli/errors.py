@@ -35,6 +35,12 @@ class NoDestination(InputError):
     code = "no-destination"
 
 
+class NoCache(InputError):
+    """No cache is named, or what is named is none."""
+
+    code = "no-cache"
+
+
 class NothingToWarm(InputError):
     """The warmer was given no image, and no Dockerfile that starts from one."""
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from pybuild.cli.flags.flag import (
     BUILD,
+    CACHE_LS,
+    CACHE_PRUNE,
     EXECUTOR,
     LOGIN,
     MANIFEST,
@@ -26,6 +28,8 @@ USAGE = {
     WARMER: "warmer --image=REFERENCE [flags]",
     BUILD: "pybuild build [PATH|URL] --tag=REFERENCE [flags]",
     PLAN: "pybuild plan [PATH|URL] [flags]",
+    CACHE_LS: "pybuild cache ls --cache-repo=REPOSITORY [flags]",
+    CACHE_PRUNE: "pybuild cache prune --cache-repo=REPOSITORY --older-than=720h [flags]",
     MANIFEST: "pybuild manifest create --tag=REFERENCE IMAGE... [flags]",
     POD_CHECK: "pybuild pod-check FILE... [flags]",
 }
@@ -36,6 +40,8 @@ ABOUT = {
     WARMER: "Fetches base images into the cache folder; takes kaniko's flags.",
     BUILD: "Builds an image from the Dockerfile of a folder or repository and pushes it.",
     PLAN: "Says what a build would run, what is cached, and why; changes nothing.",
+    CACHE_LS: "Lists what a cache of layers, or the folder of --cache-dir, holds.",
+    CACHE_PRUNE: "Removes from a cache what is old, unused, or too much.",
     MANIFEST: "Names images of several platforms together, wherever they are, as one index.",
     POD_CHECK: "Finds in Pods, Jobs and what belongs to them what no schema catches.",
 }
@@ -44,6 +50,7 @@ COMMANDS = {
     "plan": "say what a build would run, and change nothing",
     "doctor": "say which isolation this container allows, and why",
     "idle": "wait for TERM, as the main process of a container that others run commands in",
+    "cache": "list what caches hold (cache ls), and remove what is not needed (cache prune)",
     "manifest": "name images of several platforms together",
     POD_CHECK: "find in Kubernetes manifests what no schema catches",
     "request": "build what a JSON file asks for (the Jenkins library calls it)",

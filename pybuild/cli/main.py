@@ -1,4 +1,4 @@
-"""The `pybuild` program: build, plan, doctor, idle, manifest, pod-check, request, version."""
+"""The `pybuild` program and its commands."""
 
 from __future__ import annotations
 
@@ -80,6 +80,12 @@ def _idle(argv: Sequence[str]) -> int:
     return idle()
 
 
+def _cache(argv: Sequence[str]) -> int:
+    from pybuild.cli.cache import cache_command
+
+    return cache_command(argv, os.environ)
+
+
 def _manifest(argv: Sequence[str]) -> int:
     from pybuild.cli.manifest import manifest
 
@@ -126,6 +132,7 @@ _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "plan": _plan,
     "doctor": _doctor,
     "idle": _idle,
+    "cache": _cache,
     "manifest": _manifest,
     "pod-check": _pod_check,
     "request": _request,

@@ -104,7 +104,7 @@ def build(
 def _build_once(
     request: BuildRequest,
     services: Services,
-    before_push: Callable[[Image], tuple[str, ...]],
+    before_push: BeforePush,
     started: float,
 ) -> BuildResult:
     prepared = prepare(request, services)
@@ -183,6 +183,7 @@ class _Build:
             raise
         if self.services.cancelled.is_set():
             self.background.finish()  # raises: a transfer failed, or a signal came
+        self._mark_cache()
         image = self._assemble()
         target = self.states[self.prepared.plan.target]
         outputs = before_push(image, lambda: StageSource(target))
@@ -417,6 +418,20 @@ class _Build:
         if warning := too_many_layers(image, len(stack) - len(base.diff_ids)):
             self.services.sink(Notice(Level.WARNING, warning, code="many-layers"))
         return image
+
+    def _mark_cache(self) -> None:
+        """Builds with the same destinations, whatever their tags, are one to the cache."""
+        cache, plan = self.services.cache, self.prepared.plan
+        if cache is None:
+            return
+        names = sorted({ref.name for ref in self.request.destinations})
+        build = " ".join([*names, plan.target_stage.name, str(plan.platform)])
+        used = [
+            self.prepared.keys[number, step]
+            for number, tally in self.tallies.items()
+            for step in tally.stored
+        ]
+        self.background.submit(lambda: cache.mark(build, used))
 
     def _with_inline_cache(self, raw_config: bytes) -> bytes:
         """The image's config, with what was found out about each step if that is wanted."""

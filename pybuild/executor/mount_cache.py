@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -68,6 +68,8 @@ class MountCaches(Struct, frozen=True):
             place, lock = _lock(self.folder / name, wish, cancelled, waits)
         except OSError as error:
             raise CacheMountUnusable(self.folder, error.strerror or str(error)) from error
+        with suppress(OSError):
+            os.utime(lock)  # `pybuild cache prune` goes by this time
         try:
             yield place
         finally:

@@ -36,13 +36,9 @@ CACHE_LS, CACHE_PRUNE = "cache ls", "cache prune"
 ALL = (EXECUTOR, BUILD, PLAN)
 PULLING = (EXECUTOR, BUILD, PLAN, WARMER)
 BUILDING = (EXECUTOR, BUILD)
-PUSHING = (
-    *ALL,
-    MANIFEST,
-    CACHE_LS,
-    CACHE_PRUNE,
-)  # what `plan` takes though it pushes nothing, as `build` does
-REACHING = (*PULLING, MANIFEST, CACHE_LS, CACHE_PRUNE)  # all that talk to registries
+PUSHING = (*ALL, MANIFEST)  # what `plan` takes though it pushes nothing, as `build` does
+CACHES = (CACHE_LS, CACHE_PRUNE)
+REACHING = (*PULLING, MANIFEST, *CACHES)  # all that talk to registries
 
 
 class Flag(Struct, frozen=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pybuild.cli.flags.flag import PUSHING, REACHING, Group, many, number, pairs, switch
+from pybuild.cli.flags.flag import CACHES, PUSHING, REACHING, Group, many, number, pairs, switch
 
 REGISTRY_FLAGS = (
-    switch("insecure", Group.REGISTRY, "push over plain HTTP", commands=PUSHING),
+    switch("insecure", Group.REGISTRY, "push over plain HTTP", commands=(*PUSHING, *CACHES)),
     switch("insecure-pull", Group.REGISTRY, "pull over plain HTTP", commands=REACHING),
     many(
         "insecure-registry",
@@ -15,7 +15,10 @@ REGISTRY_FLAGS = (
         commands=REACHING,
     ),
     switch(
-        "skip-tls-verify", Group.REGISTRY, "push without checking certificates", commands=PUSHING
+        "skip-tls-verify",
+        Group.REGISTRY,
+        "push without checking certificates",
+        commands=(*PUSHING, *CACHES),
     ),
     switch(
         "skip-tls-verify-pull",

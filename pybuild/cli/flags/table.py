@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pybuild.cli.flags.build import BUILD_FLAGS
 from pybuild.cli.flags.cache import CACHE_FLAGS
+from pybuild.cli.flags.caches import CACHES_FLAGS
 from pybuild.cli.flags.flag import (
     BUILD,
     EXECUTOR,
@@ -39,6 +40,7 @@ FLAGS = (
     + SETTLED_FLAGS
     + POD_FLAGS
     + LOGIN_FLAGS
+    + CACHES_FLAGS
 )
 
 

@@ -48,7 +48,7 @@ def cache_places(values: Values, destinations: tuple[Reference, ...]) -> CachePl
     if "cache" in values.given and not values.switch("cache"):
         return CachePlaces()
     target = _target(values, destinations) if values.switch("cache") else None
-    further = tuple(_place("cache-from", text) for text in values.many("cache-from"))
+    further = tuple(place("cache-from", text) for text in values.many("cache-from"))
     sources = ((target,) if target is not None else ()) + further
     args = dict(text.partition("=")[::2] for text in values.many("build-arg"))
     wanted = args.get("BUILDKIT_INLINE_CACHE", "0") in ("1", "true")
@@ -63,9 +63,9 @@ def _target(values: Values, destinations: tuple[Reference, ...]) -> Reference | 
 
     named = values.text("cache-repo")
     if named:
-        place = _place("cache-repo", named)
+        found = place("cache-repo", named)
         # kaniko's users write a tag now and then; it has never meant anything.
-        return place if isinstance(place, Path) else replace(place, tag="", digest=None)
+        return found if isinstance(found, Path) else replace(found, tag="", digest=None)
     if not destinations:
         raise FlagsContradict(
             "--cache does not know where to keep layers: "
@@ -75,7 +75,7 @@ def _target(values: Values, destinations: tuple[Reference, ...]) -> Reference | 
     return parse_reference(f"{destinations[0].name}/cache", tag="")
 
 
-def _place(flag: str, text: str) -> Reference | Path:
+def place(flag: str, text: str) -> Reference | Path:
     """`oci:FOLDER`, `registry/repository`, or Docker's `type=registry,ref=…` of either."""
     from pybuild.image.reference import parse_reference
 
