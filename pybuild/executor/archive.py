@@ -29,7 +29,7 @@ def unpack_archive(file: Path, workspace: Workspace) -> tuple[Path, LayerIndex] 
         _plain(file, _CHUNK),
         folder,
         Tree(()),
-        style=UnpackStyle.IN_PLACE,
+        style=UnpackStyle.UNOWNED,
         lower_path=lambda _: None,
     )
     return folder, index

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from pybuild.executor.copy import SourceTree
 from pybuild.executor.errors import SourceMissing
 from pybuild.image.digest import Digest, digest_from_hex
+from pybuild.isolation.moving import set_owner
 from pybuild.layer.errors import ContextChanged
 from pybuild.plan.steps import FromContext, PlannedMount
 from pybuild.rootfs.entry import Entry, Kind
@@ -154,7 +155,7 @@ def _node_mode(entry: Entry) -> int:
 
 def _dress(path: str, entry: Entry) -> None:
     """A new owner clears set-id bits and capabilities, so it comes first."""
-    os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
+    set_owner(path, entry.uid, entry.gid)
     if entry.kind is not Kind.SYMLINK:
         os.chmod(path, entry.mode)
     write_xattrs(path, entry.xattrs)

@@ -24,6 +24,7 @@ from pybuild.executor.mounted import Shown, digest_shown, shown_by, write_shown
 from pybuild.executor.state import ContextSource, StageSource
 from pybuild.image.digest import Digest, digest_from_hex
 from pybuild.isolation.command import Mounting, RunMount
+from pybuild.isolation.moving import set_owner
 from pybuild.plan.steps import (
     CopyOrigin,
     FromContext,
@@ -284,5 +285,5 @@ def _make_empty(mount: PlannedMount, place: Path, mode: int) -> None:
             hint="say with from= where it is taken from",
         )
     place.mkdir()
-    os.chown(place, mount.uid, mount.gid)
+    set_owner(str(place), mount.uid, mount.gid)
     place.chmod(mode)

@@ -158,7 +158,7 @@ def spool(stack: Stack, tree: Tree, paths: Iterable[str], workspace: Workspace) 
                 tar,
                 folder,
                 Tree(tree.layers[:number]),  # links in lower layers decide where entries belong
-                style=UnpackStyle.IN_PLACE,
+                style=UnpackStyle.UNOWNED,
                 lower_path=lambda _: None,
                 select=names.__contains__,
             )

@@ -192,7 +192,8 @@ def copy_attributes(source: str, target: str, found: os.stat_result) -> None:
 def set_owner(path: str, uid: int, gid: int) -> None:
     """An ordinary user owns what it makes; a folder that is another's keeps its group too."""
     if os.geteuid() == 0:
-        os.chown(path, uid, gid, follow_symlinks=False)
+        with as_allowed():
+            os.chown(path, uid, gid, follow_symlinks=False)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pybuild.isolation.command import RunMount
 from pybuild.isolation.errors import RunFlagUnsupported
-from pybuild.isolation.moving import Kept, move
+from pybuild.isolation.moving import Kept, move, set_owner
 from pybuild.isolation.removal import is_real_directory, mount_points, remove_tree, times_kept
 
 
@@ -60,14 +60,14 @@ def _stand(mount: RunMount, target: str, aside: Path, mode: int) -> None:
     match mount.kind:
         case "tmpfs":
             os.mkdir(target)
-            os.chown(target, mount.uid, mount.gid)
+            set_owner(target, mount.uid, mount.gid)
             os.chmod(target, mode if mount.mode is None else mount.mode)
         case "secret":
             assert mount.data is not None
             fd = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             with open(fd, "wb") as file:
                 file.write(mount.data.value)
-            os.chown(target, mount.uid, mount.gid)
+            set_owner(target, mount.uid, mount.gid)
             os.chmod(target, 0o400 if mount.mode is None else mount.mode)
         case "bind" | "file":
             assert mount.source is not None
