@@ -63,6 +63,7 @@ class Setup(Struct, frozen=True):
     """What was found to work here; the first, with all of it, is the best."""
 
     user_namespace: bool = False
+    one_id: bool = False  # all that an ordinary user can map: owners are records, see ownership.py
     pid_namespace: bool = True  # and with it a fresh /proc
     entering: Entering = Entering.PIVOT
     overlay: bool = True
@@ -77,6 +78,7 @@ class Setup(Struct, frozen=True):
     def describe(self) -> str:
         words = [
             "new user namespace" if self.user_namespace else "CAP_SYS_ADMIN",
+            *([f"owners as records of uid {os.geteuid()}"] if self.one_id else []),
             "overlay" if self.overlay else "plain directory and walk",
             "own /proc" if self.pid_namespace else "the container's /proc",
         ]
@@ -133,7 +135,7 @@ def root_operations(
         found.append(("overlay", os.fsencode(base.directory), mount_point, options))
     else:
         found.append(("plain", os.fsencode(base)))
-    found += _devices()
+    found += _devices(setup)
     found += _proc_and_sys(setup)
     found += _container_files(mounts)
     for mount in sorted(mounts, key=lambda mount: len(_relative(mount.target).split(b"/"))):
@@ -142,7 +144,7 @@ def root_operations(
     return tuple(found)
 
 
-def _devices() -> Iterator[Operation]:
+def _devices(setup: Setup) -> Iterator[Operation]:
     flags = runner.MS_NOSUID | runner.MS_NODEV | runner.MS_STRICTATIME
     yield ("filesystem", b"tmpfs", b"dev", flags, b"mode=755,size=64k")
     for name in DEVICES:
@@ -150,7 +152,8 @@ def _devices() -> Iterator[Operation]:
     for content, path in LINKS:
         yield ("link", content, path)
     quiet = runner.MS_NOSUID | runner.MS_NOEXEC
-    options = f"newinstance,ptmxmode=0666,mode=0620,gid={TTY_GROUP}".encode()
+    group = 0 if setup.one_id else TTY_GROUP
+    options = f"newinstance,ptmxmode=0666,mode=0620,gid={group}".encode()
     for name in (b"pts", b"shm", b"mqueue"):
         yield ("directory", b"dev/" + name)
     yield ("optional", "filesystem", b"devpts", b"dev/pts", quiet, options)
@@ -185,8 +188,9 @@ def _container_files(mounts: Sequence[RunMount]) -> Iterator[Operation]:
 
 def _run_mount(mount: RunMount, setup: Setup, aside: Aside) -> Operation:
     target = _relative(mount.target)
+    owner = (0, 0) if setup.one_id else (mount.uid, mount.gid)
     if mount.kind == "tmpfs":
-        data = f"uid={mount.uid},gid={mount.gid}"
+        data = "uid={},gid={}".format(*owner)
         data += f",size={mount.size}" if mount.size else ""
         flags = runner.MS_NOSUID | runner.MS_NODEV
         flags |= runner.MS_RDONLY if mount.read_only else 0
@@ -195,7 +199,6 @@ def _run_mount(mount: RunMount, setup: Setup, aside: Aside) -> Operation:
     if mount.kind == "secret":
         assert mount.data is not None and aside.staging is not None
         mode = 0o400 if mount.mode is None else mount.mode
-        owner = (mount.uid, mount.gid)
         return ("secret", os.fsencode(aside.staging), target, mount.data.value, *owner, mode)
     if mount.kind == "root":
         stack = aside.stacks[mount.target]

@@ -6,16 +6,20 @@ decides which; what it found is a `Setup`.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from pybuild.isolation import runner
 from pybuild.isolation.command import Mounting, Network, Output, Root, RunCommand, StackedLayer
 from pybuild.isolation.in_place import PlainRoot
 from pybuild.isolation.mounts import Aside, OverlayStack, Setup, root_operations
-from pybuild.isolation.process import Request, Runner, status_of
+from pybuild.isolation.ownership import Faked
+from pybuild.isolation.process import Outcome, Request, Runner, status_of
 from pybuild.isolation.removal import remove_stub, remove_tree
 from pybuild.isolation.store import LayerStore, copy_attributes
 
@@ -41,7 +45,6 @@ class Namespace:
 
     name = "namespace"
     parallel = True
-    fidelity = "full"
 
     def __init__(
         self,
@@ -55,6 +58,8 @@ class Namespace:
         self.reason = reason
         self._discard = discard
         self.setup = setup
+        # what has to be recorded beside files comes from the same records as in rootless
+        self.fidelity = "rootless" if setup.one_id else "full"
         self._directory = directory
         self._helper = helper
         for name in (LAYERS, WORK, MERGED, PLAIN, STAGING):
@@ -71,6 +76,10 @@ class Namespace:
             return _OverlayRoot(self._layers, mount_point, self._enter_stack, self.setup)
         directory = self._directory / PLAIN / name
         directory.mkdir(mode=0o755)
+        if self.setup.one_id:
+            from pybuild.isolation.unowned_root import UnownedRoot
+
+            return UnownedRoot(directory, self._enter_as_one)
         return PlainRoot(directory, self._enter, remove_tree)
 
     def _enter_stack(
@@ -94,10 +103,27 @@ class Namespace:
         others: Mapping[str, OverlayStack] = {},
     ) -> int:
         request = request_for(base, self.setup, command, Aside(self._directory / STAGING, others))
+        return status_of(self._ask(request, stubs_in, output, cancelled), request)
+
+    def _ask(
+        self, request: Request, stubs_in: Path, output: Output, cancelled: threading.Event
+    ) -> Outcome:
         outcome = self._helper.run(request, output, cancelled)
         for stub in reversed(outcome.stubs):
             remove_stub(stubs_in, stub)
-        return status_of(outcome, request)
+        return outcome
+
+    def _enter_as_one(
+        self,
+        directory: Path,
+        command: RunCommand,
+        faked: Faked,
+        output: Output,
+        cancelled: threading.Event,
+    ) -> tuple[Request, Outcome]:
+        request = request_for(directory, self.setup, command, Aside(self._directory / STAGING))
+        request = replace(request, faked=faked)
+        return request, self._ask(request, directory, output, cancelled)
 
     def close(self) -> None:
         self._helper.close()
@@ -118,9 +144,25 @@ def request_for(
         groups=command.ids.groups,
         flags=setup.clone_flags() | (runner.CLONE_NEWNET if no_network else 0),
         operations=root_operations(base, setup, command.mounts, aside),
-        maps=identity_maps() if setup.user_namespace else (),
+        maps=maps_of(setup),
         hostname=command.hostname,
         loopback=no_network,
+    )
+
+
+def maps_of(setup: Setup) -> tuple[tuple[str, bytes], ...]:
+    if not setup.user_namespace:
+        return ()
+    return own_maps() if setup.one_id else identity_maps()
+
+
+def own_maps() -> tuple[tuple[str, bytes], ...]:
+    """This user and group as root: all that anybody may map, once nobody can leave a group that
+    a file refuses something to: user_namespaces(7)."""
+    return (
+        ("setgroups", b"deny"),
+        ("uid_map", f"0 {os.geteuid()} 1\n".encode()),
+        ("gid_map", f"0 {os.getegid()} 1\n".encode()),
     )
 
 

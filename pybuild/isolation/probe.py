@@ -16,9 +16,11 @@ from msgspec.structs import replace
 from pybuild.isolation.capabilities import has_capability
 from pybuild.isolation.errors import describe_errno
 from pybuild.isolation.mounts import Entering, OverlayStack, Setup, root_operations
-from pybuild.isolation.namespace import identity_maps
+from pybuild.isolation.namespace import maps_of
+from pybuild.isolation.ownership import Faked
 from pybuild.isolation.process import Request, Runner
 from pybuild.isolation.removal import remove_tree
+from pybuild.rootfs.ids import Ids
 
 CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN = 6, 7, 21
 
@@ -63,18 +65,11 @@ class Problem(Struct, frozen=True):
 def find_namespace(helper: Runner, candidates: Sequence[Path]) -> Found:
     """Tries directory after directory for an overlay, then the first one with a plain directory.
     `candidates` need not exist; their parents have to."""
-    if not has_capability(CAP_SYS_ADMIN) and not (
-        has_capability(CAP_SETUID) and has_capability(CAP_SETGID)
-    ):
-        return Found(
-            None,
-            f"uid {os.geteuid()} without CAP_SETUID and CAP_SETGID can map only its own id, so a "
-            "RUN could not keep any other owner",
-            "run the builder as root (runAsUser: 0), without `capabilities: drop: [ALL]`",
-        )
     first = Setup(user_namespace=not has_capability(CAP_SYS_ADMIN))
+    if first.user_namespace and not (has_capability(CAP_SETUID) and has_capability(CAP_SETGID)):
+        first = replace(first, one_id=True, overlay=False)
     reasons: list[str] = []
-    for overlay in (True, False):
+    for overlay in (True, False) if first.overlay else (False,):
         for directory in candidates:
             found = _settle(helper, directory, replace(first, overlay=overlay))
             if isinstance(found, Setup):
@@ -133,7 +128,8 @@ def _run_tiny(helper: Runner, place: Path, setup: Setup) -> Problem | None:
         groups=(),
         flags=setup.clone_flags(),
         operations=root_operations(stack if setup.overlay else place / "lower", setup, ()),
-        maps=identity_maps() if setup.user_namespace else (),
+        maps=maps_of(setup),
+        faked=Faked(Ids(0, 0, (), "/")) if setup.one_id else None,
     )
     outcome = helper.run(request, lambda _stream, _data: None, threading.Event())
     if outcome.failed is None:

@@ -415,6 +415,8 @@ def enter_and_execute(request: dict, report: int, out: int, err: int) -> None:  
     LIBC.prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
     os.setsid()
     os.umask(0o022)
+    if request["faked"] is not None:
+        import pybuild.isolation.listener  # noqa: F401  # it is out of sight in the new root
     root = Root()
     try:
         if request["hostname"]:

@@ -22,6 +22,7 @@ from pybuild.isolation.command import Isolation, Network, Root, RunCommand, RunM
 from pybuild.isolation.removal import mount_points
 from pybuild.isolation.select import Wishes, choose
 from pybuild.layer.apply import read_layer
+from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.ids import Ids
 from pybuild.rootfs.index import Tree
 
@@ -56,6 +57,7 @@ class Ran:
     error: str = ""  # the code of the error that was raised instead
     message: str = ""
     changes: list[str] = field(default_factory=list)  # "kind path", sorted
+    owners: dict[str, str] = field(default_factory=dict)  # of what changed: "uid:gid mode", more
 
 
 def layer_tar(members: dict[str, tuple[int, int, bytes | str]]) -> bytes:
@@ -145,11 +147,20 @@ def run(
     ran.out = b"".join(streams[1]).decode(errors="replace")
     ran.err = b"".join(streams[2]).decode(errors="replace")
     if below is not None and not ran.error:
+        found = list(root.changes(below))
+        ran.owners = {change.entry.path: told_owner(change.entry) for change in found}
         ran.changes = sorted(
-            f"{change.entry.kind.name.lower()} {change.entry.path}"
-            for change in root.changes(below)
+            f"{change.entry.kind.name.lower()} {change.entry.path}" for change in found
         )
     return ran
+
+
+def told_owner(entry: Entry) -> str:
+    words = [f"{entry.uid}:{entry.gid} {entry.mode:o}"]
+    words += [f"{name}={value.hex()}" for name, value in entry.xattrs]
+    if entry.kind in (Kind.CHAR, Kind.BLOCK):
+        words.append(f"{entry.kind.name} {entry.major}:{entry.minor}")
+    return " ".join(words)
 
 
 @contextlib.contextmanager

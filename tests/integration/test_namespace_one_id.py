@@ -1,0 +1,96 @@
+"""RUN in namespaces by an ordinary user: a default Pod with runAsUser 1000, seccomp unset."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import bundle
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or bool(bundle.missing_commands()), reason="needs root and podman"
+)
+
+UID = 1000
+
+
+@pytest.fixture(scope="module")
+def container(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle.container_root(tmp_path_factory.mktemp("container") / "root")
+
+
+def serve(
+    container: Path, workspace: Path, request: dict[str, Any], *options: str
+) -> dict[str, Any]:
+    os.chown(workspace, UID, UID)
+    driver = Path(__file__).parents[1] / "support/isolation_driver.py"
+    ran = bundle.run_in_container(
+        container,
+        [bundle.PYTHON, "-I", "/driver/isolation_driver.py"],
+        pod=bundle.Pod.DEFAULT,
+        volumes={str(workspace): "/workspace", str(driver.parent): "/driver"},
+        env={"SECRET": "s3cret"},
+        options=[f"--user={UID}:{UID}", *options],
+        stdin=json.dumps({"workdir": "/workspace/.pybuild", **request}),
+    )
+    assert ran.returncode == 0, ran.stderr
+    answer: dict[str, Any] = json.loads(ran.stdout)
+    return answer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="seccomp unset"),
+        pytest.param(("--cap-drop=ALL", "--security-opt=no-new-privileges"), id="no privileges"),
+    ],
+)
+def test_owners_are_recorded(container: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "secret").write_text("x")
+    first = (
+        "id -u; grep CapEff /proc/self/status; touch /made; chown 1234:99 /made; chmod 4755 /made;"
+        " chown 5 /etc/passwd; rm /etc/kept; rm -r /var/data; mkdir /var/data; mknod /node c 1 5;"
+        " mkdir /closed; touch /closed/x; chmod 0555 /closed; mkdir /secret; chmod 0 /secret;"
+        " stat -c %u:%g:%a /made; ls -A /; test -e /workspace && echo LEAK; env;"
+        " cat /proc/1/environ"
+    )
+    second = "stat -c %u:%g /made /etc/passwd; stat -c %F /node; touch /closed/y; id -u"
+    answer = serve(
+        container, tmp_path, {"isolation": "auto", "stages": [[first, second], ["id"]]}, *options
+    )
+    assert answer["name"] == "namespace"
+    assert "owners as records of uid 1000" in answer["reason"]
+    ran, after = answer["stages"][0]
+    assert ran["out"].startswith("0\nCapEff:\t00000000a80425fb\n1234:99:4755\n"), ran["err"]
+    assert "LEAK" not in ran["out"]
+    assert "s3cret" not in ran["out"]
+    assert ran["owners"]["made"] == "1234:99 4755"
+    assert ran["owners"]["etc/passwd"] == "5:0 644"
+    assert ran["owners"]["node"] == "0:0 644 CHAR 1:5"
+    assert ran["owners"]["closed"] == "0:0 555"
+    assert ran["owners"]["secret"] == "0:0 0"
+    assert {"whiteout etc/kept", "directory var/data"} <= set(ran["changes"])
+    assert after["out"] == "1234:99\n5:0\ncharacter special file\n0\n", after["err"]
+    assert list((tmp_path / ".pybuild").iterdir()) == []
+
+
+def test_the_reason_says_why_no_namespace_is_made(container: Path, tmp_path: Path) -> None:
+    os.chown(tmp_path, UID, UID)
+    ran = bundle.run_in_container(
+        container,
+        [
+            *(bundle.PYTHON, "-I", "-c"),
+            "from pathlib import Path; from pybuild.isolation.probe import find_namespace\n"
+            "from pybuild.isolation.process import Runner\nhelper = Runner()\n"
+            "print(find_namespace(helper, (Path('/workspace'),))); helper.close()",
+        ],
+        pod=bundle.Pod.RUNTIME_DEFAULT,
+        volumes={str(tmp_path): "/workspace"},
+        options=[f"--user={UID}:{UID}"],
+    )
+    assert "setup=None" in ran.stdout
+    assert "clone(CLONE_NEWUSER | CLONE_NEWNS): EPERM" in ran.stdout
