@@ -10,8 +10,8 @@ import re
 import zlib
 from base64 import b64decode
 from binascii import Error as BadBase64
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol, cast
 
 from msgspec import Struct
 
@@ -100,8 +100,8 @@ def _new(algorithm: str) -> _Running | None:
             import google_crc32c
         except ImportError:
             return None
-        running: _Running = google_crc32c.Checksum()
-        return running
+        make = cast("Callable[[], _Running]", google_crc32c.Checksum)  # it has no annotations
+        return make()
     return None
 
 

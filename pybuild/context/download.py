@@ -49,6 +49,7 @@ _REFUSAL_LIMIT = 1 << 20
 # A stream that came at least this far since its last break is not near its end of patience.
 _PROGRESS_BYTES = 256 << 10
 _TOLD_SECONDS = 10.0
+_HARMLESS = frozenset({"Range", "If-Range", "If-Match"})  # may go to whom a redirect names
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -147,9 +148,9 @@ class Download:
             outcome = TransferOutcome.DONE
         finally:
             seconds = time.monotonic() - started
-            self._sink(
-                TransferFinished(shown, TransferKind.CONTEXT, shown, outcome, self._done, seconds)
-            )
+            if announced:
+                kind = TransferKind.CONTEXT
+                self._sink(TransferFinished(shown, kind, shown, outcome, self._done, seconds))
 
     def _so_far(self) -> str:
         of = f" of {self._size / 1e6:.0f} MB" if self._size else ""
@@ -214,6 +215,8 @@ class Download:
             location = reply.header("location")
             if reply.status not in _MOVED or not location:
                 return reply
+            if self._remote.moved(reply.status, reply.headers, b"") is not None:
+                return reply  # to be asked anew, signed for where it leads
             reply.close()
             target = urljoin(url, location)
             to = urlsplit(target)
@@ -223,7 +226,7 @@ class Download:
                     hint="name the address that it really has",
                 )
             if to.netloc != parts.netloc:
-                headers.pop("Authorization", None)
+                headers = {name: headers[name] for name in headers if name in _HARMLESS}
             url = target
         raise ContextRefused(f"{self._remote.shown} redirects without end")
 

@@ -2,14 +2,15 @@
 
 kaniko's form is `git://host/repo.git[#ref[#commit]]` (fetched over https), Docker's is
 `https://host/repo.git[#ref[:folder]]`, `git@host:repo.git` or `ssh://…`; both fragments may be
-mixed, since no ref holds a colon or a hash sign (git-check-ref-format(1)).
+mixed, since no ref holds a colon or a hash sign (git-check-ref-format(1)). In place of a fragment
+Docker takes a query: `?branch=…&subdir=…&checksum=COMMIT`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from msgspec import Struct
 
@@ -41,6 +42,7 @@ class GitSource(Struct, frozen=True):
     folder: str = ""
     credentials: GitCredentials = GitCredentials()
     submodules: bool = True  # Docker fetches them; kaniko only when told to
+    keep_git_dir: bool = False
 
     @property
     def host(self) -> str:
@@ -73,15 +75,48 @@ def parse_git_url(text: str, environment: Mapping[str, str]) -> GitSource:
     ref = parts[0][0] if parts else ""
     commit = parts[1][0] if len(parts) > 1 else ""
     folder = next((part[2] for part in reversed(parts) if part[2]), "")
+    base, query = _without_query(base)
+    if query and fragments:
+        raise ContextUnknown(
+            f"the git context {without_password(text)} has both a '#' and ?{next(iter(query))}=",
+            hint="write one of …#ref:folder and …?ref=REF&subdir=FOLDER",
+        )
+    ref = ref or _ref_of(query)
+    commit = commit or query.get("checksum", "") or query.get("commit", "")
+    folder = folder or query.get("subdir", "")
     remote, credentials = _remote_of(base, environment)
+    submodules = not base.lower().startswith("git://")
     return GitSource(
         remote,
         _full_ref(ref),
         commit,
         folder.strip("/"),
         credentials,
-        submodules=not base.lower().startswith("git://"),
+        submodules=_wish(query, "submodules", submodules),
+        keep_git_dir=_wish(query, "keep-git-dir", False),
     )
+
+
+_QUERY_KEYS = frozenset(
+    {"ref", "branch", "tag", "commit", "checksum", "subdir", "submodules", "keep-git-dir"}
+)
+
+
+def _without_query(base: str) -> tuple[str, dict[str, str]]:
+    """A query of Docker's taken off; one with any other key belongs to the server."""
+    address, _, text = base.partition("?")
+    query = dict(parse_qsl(text, keep_blank_values=True))
+    return (address, query) if query and query.keys() <= _QUERY_KEYS else (base, {})
+
+
+def _ref_of(query: Mapping[str, str]) -> str:
+    if query.get("branch"):
+        return f"refs/heads/{query['branch']}"
+    return f"refs/tags/{query['tag']}" if query.get("tag") else query.get("ref", "")
+
+
+def _wish(query: Mapping[str, str], key: str, otherwise: bool) -> bool:
+    return query[key].lower() in ("", "1", "true") if key in query else otherwise
 
 
 def _remote_of(base: str, environment: Mapping[str, str]) -> tuple[str, GitCredentials]:

@@ -113,10 +113,11 @@ class S3Object(Struct, frozen=True):
 
     def refused(self, status: int, body: bytes) -> PybuildError | None:
         code, message = xml_element(body, "Code"), xml_element(body, "Message")
-        said = f"{status} {code}{f': {message}' if message else ''}"
+        said = " ".join(str(part) for part in (status, code) if part)
+        said += f": {message}" if message else ""
         host = urlsplit(self.url).netloc
         if code in ("NoSuchBucket", "NoSuchKey") or status == 404:
-            return ContextNotFound(f"{self.shown}: {host} answers {said or '404'}")
+            return ContextNotFound(f"{self.shown}: {host} answers {said}")
         if status not in (400, 401, 403):
             return None
         if self.keys is None:
