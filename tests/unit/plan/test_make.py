@@ -215,3 +215,11 @@ def test_further_stages_are_built_and_the_first_is_the_image() -> None:
     assert required(plan, without_cache(plan).fit) == {0, 1, 2}
     with pytest.raises(UnknownTarget):
         make_plan(dockerfile, replace(request, also=("none",)), images)
+
+
+def test_a_password_is_in_no_text_of_the_plan() -> None:
+    plan = plan_of("FROM scratch\nADD http://me:hunter2@h/x /\nENV A=ssh://u:hunter2@h\n")
+    add, env = plan.target_stage.steps
+    assert add.created_by == "ADD http://me:xxxxx@h/x / # pybuild"
+    assert "hunter2" not in add.text + env.text
+    assert isinstance(add.action, CopyAction) and add.action.urls == ("http://me:hunter2@h/x",)
