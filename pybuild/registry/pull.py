@@ -118,7 +118,7 @@ def _check(raw: bytes, digest: Digest, what: str) -> None:
     found = hashlib.new(digest.algorithm, raw).hexdigest()
     if found != digest.hex:
         raise DigestMismatch(
-            f"{what} arrived as {digest.algorithm}:{found}, but {digest} was named",
+            f"can't pull {what}: it arrived as {digest.algorithm}:{found}, but {digest} was named",
             hint="something between here and the registry changes what passes",
         )
 
@@ -220,8 +220,8 @@ def stream_blob(session: Session, ref: Reference, descriptor: Descriptor) -> Ite
     except ContentMismatch as wrong:
         # What was handed on can't be taken back: whoever reads decides whether to begin again.
         hint = wrong.hint or "something between here and the registry changes what passes"
-        host = read.place.registry
-        told = f"{wrong.message} (from {host}, attempt {read.attempt})"
+        place = f"{read.place.registry}/{read.place.repository}"
+        told = f"can't pull from {place}: {wrong.message} (attempt {read.attempt})"
         raise DigestMismatch(told, hint=hint) from wrong
 
 

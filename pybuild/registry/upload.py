@@ -59,7 +59,7 @@ class Upload:
         self._transfer = transfer
         self._url = ""
         self._offset = 0  # what the registry has of it
-        self._passed = 0  # what the last attempt got rid of
+        self._kept = 0  # the most that the registry ever had
         self._restarts = 0
         self._resumed = False  # whether it went on after a break
 
@@ -75,10 +75,11 @@ class Upload:
                 failure = self._reaction(refused)
             except Transient as transient:
                 failure = transient
-            budget.progressed(self._passed)
-            self._passed = 0
             budget.spend(failure)
             self._find_offset()
+            # What was sent counts for nothing, only what the registry has kept of it.
+            budget.progressed(self._offset - self._kept)
+            self._kept = max(self._kept, self._offset)
 
     def _go_on(self) -> None:
         blob = self._blob
@@ -122,7 +123,6 @@ class Upload:
         """The blob from the offset on; exactly as long as its descriptor says."""
         descriptor = self._blob.descriptor
         done = 0
-        self._passed = 0
         for chunk in self._transfer.watch(_readable(self._blob.open)):
             begin, done = done, done + len(chunk)
             if done > descriptor.size:
@@ -131,7 +131,6 @@ class Upload:
                 )
             if done > self._offset:
                 yield chunk[max(0, self._offset - begin) :]
-                self._passed += done - begin
         if done != descriptor.size:
             raise DigestMismatch(
                 f"{self._blob.name}: there are {done} bytes, but {descriptor.size} were named"

@@ -122,7 +122,9 @@ def running_proxy(target: str) -> Iterator[RegistryProxy]:
                 if spoil.loses_answer:
                     reply.read()
                     raise _Cut
-                proxy.asked.append(Asked(self.command, self.path, reply.status))
+                cut = spoil.cut_after is not None or bool(spoil.length)
+                proxy.asked.append(Asked(self.command, self.path, 0 if cut else reply.status))
+                self.close_connection |= cut
                 self._give(reply, spoil)
             finally:
                 upstream.close()
@@ -162,11 +164,9 @@ def running_proxy(target: str) -> Iterator[RegistryProxy]:
                 data = flipped(data) if spoil.flip else data
                 self.wfile.write(data if left is None else data[:left])
                 if left is not None and len(data) >= left:
-                    raise _Cut
+                    return
                 if left is not None:
                     left -= len(data)
-            if spoil.length:
-                raise _Cut
 
         def _answer_instead(self, instead: Instead, size: int) -> None:
             for _ in self._body(size, chunked=False):
