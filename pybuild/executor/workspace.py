@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from pybuild.executor.errors import WorkFolderUnusable
-from pybuild.isolation.removal import make_locked, remove_later, remove_tree, times_kept
+from pybuild.isolation.removal import make_locked, remove_later, remove_tree, unnoticed
 
 PREFIX = "pybuild-work-"
 
@@ -63,6 +63,6 @@ class Workspace(Struct, frozen=True):
         if any((self.root / "spool").iterdir()):
             self.discard(self.root)
         else:
-            with times_kept(str(self.root.parent)):
+            with unnoticed(self.root.parent):
                 remove_tree(self.root)
         os.close(self.lock)

@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pybuild.events import EventSink, Level, Notice
 from pybuild.isolation.command import Mounting, Output, RunCommand, StackedLayer
+from pybuild.isolation.watch import shortened
+from pybuild.rootfs.entry import Entry, Kind
 
 if TYPE_CHECKING:
     from pybuild.image.digest import Digest
@@ -63,6 +66,31 @@ class InPlaceLayers:
         if self._skip(path) or not os.path.isfile(found) or found.is_symlink():  # noqa: PTH113
             return None
         return found
+
+
+def is_file(entry: Entry) -> bool:
+    return entry.kind not in (Kind.DIRECTORY, Kind.WHITEOUT)
+
+
+def links_told(changes: Iterator[Change], below: Tree, sink: EventSink) -> Iterator[Change]:
+    """The changes as they are. A write through one name of a file that has several in the layers
+    below has changed them all here; on overlay, as other builders use it, it is that one name's.
+    Which one it was can't be known, so who reads the log is told."""
+    names: list[str] = []
+    for change in changes:
+        entry = change.entry
+        if entry.kind is Kind.HARDLINK and _was_one_file(below, entry.path, entry.link):
+            names += [name for name in (entry.link, entry.path) if name not in names]
+        yield change
+    if names:
+        text = "names of one file, which all changed with it; elsewhere only the one written to may"
+        told = shortened([f"/{name}" for name in names])
+        sink(Notice(Level.WARNING, f"{text}: {told}", code="linked-names-changed"))
+
+
+def _was_one_file(below: Tree, one: str, other: str) -> bool:
+    found = below.locate(one), below.locate(other)
+    return None not in found and found[0] == found[1]
 
 
 class PlainRoot:

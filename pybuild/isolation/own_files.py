@@ -49,6 +49,11 @@ class OwnFiles:
         self._record: RootRecord | None = None  # a RUN can spoil the file, but not this
 
     @property
+    def folder(self) -> str:
+        """Where they are while they are aside."""
+        return str(self._own)
+
+    @property
     def are_aside(self) -> bool:
         return self._record is not None or self._own.exists()
 

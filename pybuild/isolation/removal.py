@@ -8,12 +8,13 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 REMOVED = "pybuild-removed-"
 NEW = "pybuild-new-"
 NEW_SECONDS = 60
+UNNOTICED_SECONDS = 2.0
 
 
 def mounts_by_id() -> dict[int, str]:
@@ -87,7 +88,7 @@ def remove_later(path: Path, parent: Path) -> None:
     import subprocess
 
     target = parent / f"{REMOVED}{os.urandom(6).hex()}"
-    with times_kept(str(parent)), times_kept(str(path.parent)):
+    with unnoticed(parent), times_kept(str(path.parent)):
         try:
             path.rename(target)
         except OSError:
@@ -115,6 +116,32 @@ def times_kept(directory: str) -> Iterator[None]:
         os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+@contextmanager
+def unnoticed(directory: Path) -> Iterator[None]:
+    """`times_kept` for a folder that several builds make and remove things in at once: one after
+    the other, or each would keep what the other has just changed. To be left soon."""
+    with ExitStack() as held:
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            pass
+        else:
+            held.callback(os.close, fd)
+            deadline = time.monotonic() + UNNOTICED_SECONDS
+            while not _locked(fd) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        with times_kept(str(directory)):
+            yield
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def is_real_directory(path: str) -> bool:
     return os.path.isdir(path) and not os.path.islink(path)
 
@@ -134,14 +161,14 @@ def make_locked(parent: Path, prefix: str) -> tuple[Path, int]:
     """A new directory, readable by nobody else, that is marked as in use until the descriptor is
     closed. Those of the same prefix that nobody uses were left by builds that were killed, and are
     removed."""
-    with times_kept(str(parent)):
+    remove_left(parent, prefix)
+    with unnoticed(parent):
         return _make_locked(parent, prefix)
 
 
 def _make_locked(parent: Path, prefix: str) -> tuple[Path, int]:
     import tempfile
 
-    remove_left(parent, prefix)
     # Under another name until it is locked: a build that starts now would take it for one that
     # was left.
     new = Path(tempfile.mkdtemp(prefix=NEW, dir=parent))
@@ -198,5 +225,6 @@ if __name__ == "__main__":
     doomed = Path(sys.argv[1])
     lock_directory(doomed)
     os.nice(10)
-    with times_kept(str(doomed.parent)):
+    empty_directory(os.path.realpath(doomed), mount_points().__contains__)
+    with unnoticed(doomed.parent):
         remove_tree(doomed)

@@ -19,6 +19,7 @@ from pybuild.isolation.errors import (
     TopNameRefused,
 )
 from pybuild.isolation.ground import find_tops, ground_of
+from pybuild.isolation.in_place import is_file, links_told
 from pybuild.isolation.ownership import Faked
 from pybuild.isolation.process import Request, status_of
 from pybuild.isolation.removal import remove_tree
@@ -107,6 +108,7 @@ class _RootlessRoot:
             self._surface.learn(index.entries())
             self._surface.note_present(layer.below.with_layer(index))
             self._check_names(layer, index)
+            self._takeover.tell_kept(entry.path for entry in index.entries() if is_file(entry))
 
     def _check_names(self, layer: StackedLayer, index: LayerIndex) -> None:
         """What a step of this build put at the top, a RUN has to see; a base may have more than it
@@ -138,6 +140,7 @@ class _RootlessRoot:
         self._takeover.activate(self)
         assert self._before is not None, "changes() before any run()"
         found = walk_changes(self._before, self._surface, below)
+        found = links_told(found, below, self._takeover.sink)
         return found if self._isolation.allow_root_path else _without_root_path(found)
 
     def settle(self, chain: Digest) -> None:
@@ -164,13 +167,13 @@ class _RootlessRoot:
         tail = _Tail(output)
         try:
             command = replace(command, env=with_settings(command.env, aside))
-            with stand_ins(command.mounts, aside, self._takeover.kept):
+            mounts = stand_ins(command.mounts, aside, self._takeover.kept)
+            with mounts, self._takeover.guarded():
                 request = self._request(command)
                 outcome = self._takeover.runner.run(request, tail, cancelled)
         finally:
             remove_tree(aside)
         self._surface.take_records(outcome.records)
-        self._takeover.after_run()
         status = status_of(outcome, request)
         if status and (name := tail.denied_name()):
             raise TopNameRefused(name, status, there=os.path.lexists(f"/{name}"))

@@ -6,19 +6,23 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from pybuild.events import Level, Notice
 from pybuild.isolation.command import Mounting, Network, Output, Root, RunCommand, StackedLayer
 from pybuild.isolation.errors import RunFlagUnsupported
 from pybuild.isolation.ground import ground_of
-from pybuild.isolation.in_place import InPlaceLayers
+from pybuild.isolation.guard import Guard
+from pybuild.isolation.in_place import InPlaceLayers, is_file, links_told
 from pybuild.isolation.moving import Kept
 from pybuild.isolation.own_files import OwnFiles, failing_by_name
 from pybuild.isolation.process import Request, Runner, status_of
 from pybuild.isolation.removal import mount_points, remove_tree
 from pybuild.isolation.stand_in import stand_ins
 from pybuild.isolation.turns import SHARED_PREFIXES, Place, Waiting
+from pybuild.isolation.watch import Watch, is_told, shortened
 
 if TYPE_CHECKING:
     from pybuild.image.digest import Digest
@@ -34,12 +38,14 @@ _NOBODY_WAITS = Waiting()
 def kept_paths(workdir: Path, extra: Iterable[Path] = ()) -> Kept:
     """What a RUN in place finds besides the image, and can't be taken away: mounts, the builder,
     the shell, our own files, and what the caller names."""
+    found = {os.path.realpath(path) for path in (workdir, *extra)} - set(SHARED_PREFIXES)
+    return Kept(mount_points() | found | _builder_folders() | set(KERNEL_FOLDERS))
+
+
+def _builder_folders() -> set[str]:
     package = Path(__file__).resolve().parents[1]
-    candidates = [workdir, package, Path(sys.prefix), Path(sys.base_prefix), *extra]
-    found = {os.path.realpath(path) for path in candidates}
-    found -= set(SHARED_PREFIXES)
-    found |= {*KERNEL_FOLDERS, SHELL_FOLDER}
-    return Kept(mount_points() | found)
+    found = {os.path.realpath(path) for path in (package, sys.prefix, sys.base_prefix)}
+    return found - set(SHARED_PREFIXES) | {SHELL_FOLDER}
 
 
 def interpreter_stays(kept: Kept) -> bool:
@@ -83,6 +89,8 @@ class Takeover:
         self._place = place
         self._own = OwnFiles(place)
         self._ground = ground_of()
+        self._guard: Guard | None = None
+        self.sink = waiting.sink
         self._active: Waits | None = None
         self._number = 0
         self._closed = False
@@ -124,8 +132,48 @@ class Takeover:
             self._active = None
         remove_tree(root.stored)
 
-    def after_run(self) -> None:
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """While a RUN runs: what it does to more than the image is mended afterwards, and told.
+        Raises MountMoved."""
+        guard = self._guard_now()
+        left_out = {str(self._place), *self._own_folders()}
+        watch = Watch(self.kept, left_out)
+        try:
+            yield
+        finally:
+            mended = guard.put_back() if guard is not None else []
+            changed = watch.changed()
+            if mended:
+                text = "the command changed files of the builder, which are as they were again"
+                self._warn(f"{text}: {shortened(mended)}", "builder-files-changed")
+            if changed:
+                text = "not in the image, since the container has its own there, but changed while"
+                self._warn(f"{text} the command ran: {shortened(changed)}", "kept-path-written")
         self._own.after_run()
+
+    def tell_kept(self, files: Iterable[str]) -> None:
+        """Files of the image that a RUN in place finds the container's own instead of."""
+        hidden = [f"/{path}" for path in files if self.kept.covers(path) and is_told(f"/{path}")]
+        if hidden:
+            text = "in the image, but a RUN here finds the container's own in their place"
+            self.sink(Notice(Level.INFO, f"{text}: {shortened(hidden)}", code="kept-path-hidden"))
+
+    def _guard_now(self) -> Guard | None:
+        """An ordinary user's RUN can't write to the builder's files."""
+        if self._guard is None and os.geteuid() == 0:
+            own = self._own_folders()
+            others = self.kept.paths - _builder_folders()
+            self._guard = Guard((*own, self._own.folder), others, self._place)
+        return self._guard
+
+    def _own_folders(self) -> set[str]:
+        """The outermost of them."""
+        own = {path for path in _builder_folders() if path in self.kept.paths}
+        return {path for path in own if not any(path.startswith(f"{above}/") for above in own)}
+
+    def _warn(self, text: str, code: str) -> None:
+        self.sink(Notice(Level.WARNING, text, code=code))
 
     def is_active(self, root: Waits) -> bool:
         return self._active is root
@@ -137,6 +185,8 @@ class Takeover:
         self._closed = True
         self.runner.close()
         self._active = None
+        if self._guard is not None:
+            self._guard.close()
         try:
             with failing_by_name(self._place):
                 self._own.put_back()
@@ -157,6 +207,10 @@ class _TakeoverRoot:
     def apply(self, layers: Sequence[StackedLayer]) -> None:
         self._takeover.activate(self)
         self._files.apply(layers)
+        for layer in layers:
+            index = self._files.index(layer.chain)
+            assert index is not None
+            self._takeover.tell_kept(entry.path for entry in index.entries() if is_file(entry))
 
     def index(self, chain: Digest) -> LayerIndex | None:
         return self._files.index(chain)
@@ -172,17 +226,17 @@ class _TakeoverRoot:
         aside = self.stored.with_name(f"{self.stored.name}-mounts")
         aside.mkdir()
         try:
-            with stand_ins(command.mounts, aside, self._takeover.kept):
+            mounts = stand_ins(command.mounts, aside, self._takeover.kept)
+            with mounts, self._takeover.guarded():
                 request = request_for(command)
                 outcome = self._takeover.runner.run(request, output, cancelled)
         finally:
             remove_tree(aside)
-        self._takeover.after_run()
         return status_of(outcome, request)
 
     def changes(self, below: Tree) -> Iterator[Change]:
         self._takeover.activate(self)
-        return self._files.changes(below)
+        return links_told(self._files.changes(below), below, self._takeover.sink)
 
     def settle(self, chain: Digest) -> None:
         """Nothing to do: the changes are where they belong already."""

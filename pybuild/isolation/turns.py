@@ -23,7 +23,7 @@ from msgspec import Struct, field
 
 from pybuild.errors import Cancelled
 from pybuild.events import Event, EventSink, Level, Notice
-from pybuild.isolation.removal import remove_tree, times_kept
+from pybuild.isolation.removal import remove_tree, unnoticed
 
 PLACE = ".takeover"
 WAITING_FILES = "container"  # in the place: the container's own, while an image is on `/`
@@ -118,7 +118,7 @@ class Place:
     def _open(self) -> int:
         while True:
             if not self.path.exists():
-                with times_kept(str(self.path.parent)):
+                with unnoticed(self.path.parent):
                     self.path.mkdir(exist_ok=True)
                 self.path.chmod(0o711)  # a waiting root is walked through by all of its users
             self._builds.mkdir(exist_ok=True)
@@ -167,7 +167,7 @@ class Place:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             empty = not any(self._builds.iterdir()) and not (self.path / WAITING_FILES).exists()
             if empty and self._is_current(fd):
-                with times_kept(str(self.path.parent)):
+                with unnoticed(self.path.parent):
                     remove_tree(self.path)
         except BlockingIOError:
             return

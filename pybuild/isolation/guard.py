@@ -1,0 +1,155 @@
+"""The builder's own files, where a RUN is root on the container's `/` and can write to them.
+
+Nothing keeps it from that. So a copy of them lies in a file without a name, which no path leads to;
+after each RUN what changed is put back from there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from pybuild.isolation.record import Folder, folder_at
+from pybuild.isolation.removal import remove_tree
+
+LIMIT = 512 << 20  # bytes of a folder: a container with more of its own is not copied
+CHUNK = 1 << 20
+
+
+class _File(Struct, frozen=True):
+    """`known` changes with whatever is done to the file; `link` is a symbolic link's target, or,
+    of a file that had another name already, that name."""
+
+    about: Folder  # mode, owner, times and attributes
+    kind: int
+    known: tuple[int, ...]
+    size: int
+    offset: int
+    link: str
+
+
+class Guard:
+    """Holds a copy of all below `folders`; `left_out` are paths that others write to."""
+
+    def __init__(self, folders: Iterable[str], left_out: Iterable[str], place: Path) -> None:
+        self._left_out = frozenset(left_out)
+        self._folders: list[str] = []
+        self._files: dict[str, _File] = {}
+        self._first_names: dict[tuple[int, int], str] = {}
+        self._end = 0
+        path = place / "own"
+        self._copy = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        path.unlink()
+        for folder in sorted(set(folders)):
+            if os.path.isdir(folder) and _size(self._walk(folder)) <= LIMIT:
+                self._folders.append(folder)
+                for name, status in self._walk(folder):
+                    self._files[name] = self._taken(name, status)
+
+    def close(self) -> None:
+        os.close(self._copy)
+
+    def _walk(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
+        """The folder first; parents before what is in them."""
+        pending = [folder]
+        while pending:
+            path = pending.pop()
+            try:
+                status = os.lstat(path)
+                yield path, status
+                if stat.S_ISDIR(status.st_mode):
+                    names = (f"{path}/{name}" for name in os.listdir(path))
+                    pending += [name for name in names if not self._is_left_out(name)]
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+
+    def _is_left_out(self, path: str) -> bool:
+        return path in self._left_out or path.rpartition("/")[2].startswith("pybuild-")
+
+    def _taken(self, path: str, status: os.stat_result) -> _File:
+        kind, offset, link = stat.S_IFMT(status.st_mode), self._end, ""
+        if stat.S_ISLNK(kind):
+            link = os.readlink(path)
+        elif status.st_nlink > 1 and not stat.S_ISDIR(kind):
+            first = self._first_names.setdefault((status.st_dev, status.st_ino), path)
+            link = "" if first == path else first
+        if stat.S_ISREG(kind) and not link:
+            with open(path, "rb") as file:
+                while count := os.sendfile(self._copy, file.fileno(), None, CHUNK):
+                    self._end += count
+        return _File(folder_at(path), kind, _known(status), self._end - offset, offset, link)
+
+    def put_back(self) -> list[str]:
+        """Gives what was not as before, and is now."""
+        now = {name: status for folder in self._folders for name, status in self._walk(folder)}
+        changed = [
+            name
+            for name, file in self._files.items()
+            if name not in now or _known(now[name]) != file.known
+        ]
+        added = [name for name in now if name not in self._files]
+        for name in added:
+            remove_tree(Path(name))
+        for name in changed:  # in the order of the walk
+            self._restore(name, self._files[name], there=name in now)
+        touched = {os.path.dirname(name) for name in (*added, *changed)} | set(changed)
+        for name in sorted(touched & self._files.keys(), reverse=True):
+            file = self._files[name]
+            self._dress(name, file)
+            self._files[name] = _renewed(file, os.lstat(name))
+        return sorted({*added, *changed})
+
+    def _restore(self, path: str, file: _File, *, there: bool) -> None:
+        if stat.S_ISDIR(file.kind):
+            if there and not stat.S_ISDIR(os.lstat(path).st_mode):
+                os.unlink(path)
+            if not os.path.isdir(path):
+                os.mkdir(path)
+            return
+        if there:
+            remove_tree(Path(path))
+        if stat.S_ISLNK(file.kind):
+            os.symlink(file.link, path)
+        elif file.link:
+            os.link(file.link, path)
+        elif stat.S_ISREG(file.kind):
+            with open(path, "xb") as target:
+                done = 0
+                while done < file.size:
+                    data = os.pread(self._copy, min(CHUNK, file.size - done), file.offset + done)
+                    done += target.write(data)
+        else:
+            os.mknod(path, file.kind | 0o600)
+
+    def _dress(self, path: str, file: _File) -> None:
+        about = file.about
+        os.chown(path, about.uid, about.gid, follow_symlinks=False)
+        if not stat.S_ISLNK(file.kind):
+            os.chmod(path, about.mode)
+        for name, value in about.xattrs:
+            os.setxattr(path, name, value, follow_symlinks=False)
+        os.utime(path, ns=(about.atime_ns, about.mtime_ns), follow_symlinks=False)
+
+
+def _known(status: os.stat_result) -> tuple[int, ...]:
+    if stat.S_ISDIR(status.st_mode):  # what is in it tells of itself
+        return status.st_mode, status.st_uid, status.st_gid
+    return (
+        *(status.st_mode, status.st_uid, status.st_gid, status.st_ino),
+        *(status.st_size, status.st_mtime_ns, status.st_ctime_ns),
+    )
+
+
+def _renewed(file: _File, status: os.stat_result) -> _File:
+    from msgspec.structs import replace
+
+    return replace(file, known=_known(status))
+
+
+def _size(walked: Iterator[tuple[str, os.stat_result]]) -> int:
+    sizes = {(status.st_dev, status.st_ino): status.st_size for _, status in walked}
+    return sum(sizes.values())
