@@ -10,15 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from enum import Enum
 
-from pybuild.isolation.capabilities import has_capability
+from pybuild.isolation.capabilities import as_allowed
 from pybuild.isolation.removal import mount_points
 
 COPY_CHUNK = 1 << 20
-CAP_CHOWN = 0
 
 
 class Kept:
@@ -194,16 +192,6 @@ def set_owner(path: str, uid: int, gid: int) -> None:
     if os.geteuid() == 0:
         with as_allowed():
             os.chown(path, uid, gid, follow_symlinks=False)
-
-
-@contextmanager
-def as_allowed() -> Iterator[None]:
-    """What an ordinary user is refused with a folder that is another's is as it was, then."""
-    try:
-        yield
-    except PermissionError:
-        if has_capability(CAP_CHOWN):
-            raise
 
 
 def portable_names(path: str) -> list[str]:

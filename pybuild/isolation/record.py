@@ -16,8 +16,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from pybuild.isolation.capabilities import as_allowed
 from pybuild.isolation.ground import Ground
-from pybuild.isolation.moving import Kept, as_allowed, portable_names, set_owner
+from pybuild.isolation.moving import Kept, portable_names, set_owner
 from pybuild.isolation.removal import mounts_by_id, remove_tree
 
 DEVICES = "/dev"

@@ -166,8 +166,11 @@ class _RootlessRoot:
         aside.mkdir()
         tail = _Tail(output)
         try:
+            command = with_programs(command, aside)
             command = replace(command, env=with_settings(command.env, aside))
-            mounts = stand_ins(command.mounts, aside, self._takeover.kept)
+            self._check_targets(command)
+            fixed = [path for path, name in ground_of().places() if name]
+            mounts = stand_ins(command.mounts, aside, self._takeover.kept, fixed)
             with mounts, self._takeover.guarded():
                 request = self._request(command)
                 outcome = self._takeover.runner.run(request, tail, cancelled)
@@ -178,6 +181,15 @@ class _RootlessRoot:
         if status and (name := tail.denied_name()):
             raise TopNameRefused(name, status, there=os.path.lexists(f"/{name}"))
         return status
+
+    def _check_targets(self, command: RunCommand) -> None:
+        """A mount shows itself at a name at the top that is there."""
+        tops = self._isolation.tops
+        names = {mount.target.strip("/").partition("/")[0] for mount in command.mounts}
+        kept = self._takeover.kept
+        missing = [name for name in names if tops and not (tops.has(name) or kept.covers(name))]
+        if missing:
+            raise TopNameMissing(sorted(missing))
 
     def _request(self, command: RunCommand) -> Request:
         return Request(
@@ -210,6 +222,22 @@ class _Tail:
         """The name in `/` that the last complaint of this kind is about; "" for none."""
         found = _DENIED.findall(self._kept)
         return os.fsdecode(found[-1]) if found else ""
+
+
+def with_programs(command: RunCommand, folder: Path) -> RunCommand:
+    """Here-documents with a program of their own are files below /dev, where an ordinary user can
+    make none: they are executed from `folder`."""
+    moved: dict[str, str] = {}
+    for mount in command.mounts:
+        if mount.kind == "file" and mount.target.startswith("/dev/") and mount.source is not None:
+            place = folder / f"program-{len(moved)}"
+            mount.source.replace(place)
+            moved[mount.target] = str(place)
+    return replace(
+        command,
+        argv=tuple(moved.get(word, word) for word in command.argv),
+        mounts=tuple(mount for mount in command.mounts if mount.target not in moved),
+    )
 
 
 def _without_root_path(changes: Iterator[Change]) -> Iterator[Change]:

@@ -11,28 +11,39 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pybuild.isolation.command import RunMount
 from pybuild.isolation.errors import RunFlagUnsupported
-from pybuild.isolation.moving import Kept, move, set_owner
-from pybuild.isolation.removal import is_real_directory, mount_points, remove_tree, times_kept
+from pybuild.isolation.moving import Kept, Links, move, set_owner
+from pybuild.isolation.removal import (
+    empty_directory,
+    is_real_directory,
+    mount_points,
+    remove_tree,
+    times_kept,
+)
 
 
 @contextmanager
-def stand_ins(mounts: Sequence[RunMount], aside: Path, kept: Kept) -> Iterator[None]:
+def stand_ins(
+    mounts: Sequence[RunMount], aside: Path, kept: Kept, fixed: Collection[str] = ()
+) -> Iterator[None]:
     """`aside` is an existing directory on the filesystem of `/`, which all may pass through; the
-    caller removes it. Raises RunFlagUnsupported for a target that can't be replaced."""
+    caller removes it. Of the directories `fixed` only the content can be replaced. Raises
+    RunFlagUnsupported for a target that can't be."""
     with ExitStack() as undo:
         by_depth = sorted(mounts, key=lambda mount: mount.target.strip("/").count("/"))
         for number, mount in enumerate(by_depth):
-            _place(mount, aside / str(number), kept, undo)
+            _place(mount, aside / str(number), kept, fixed, undo)
         yield
 
 
-def _place(mount: RunMount, aside: Path, kept: Kept, undo: ExitStack) -> None:
+def _place(
+    mount: RunMount, aside: Path, kept: Kept, fixed: Collection[str], undo: ExitStack
+) -> None:
     target = os.path.realpath(mount.target)
     parent = os.path.dirname(target)
     inside = target.strip("/")
@@ -44,6 +55,9 @@ def _place(mount: RunMount, aside: Path, kept: Kept, undo: ExitStack) -> None:
             "container needs what is there",
             hint="choose another target, or an isolation that can mount",
         )
+    if target in fixed:
+        _fill(mount, target, str(aside), undo)
+        return
     _make_parents(parent, undo)
     mode = 0o1777
     if os.path.lexists(target):
@@ -54,6 +68,25 @@ def _place(mount: RunMount, aside: Path, kept: Kept, undo: ExitStack) -> None:
     if _can_be_lent(mount, parent):
         undo.callback(_give_back, mount, target)
     _quietly(parent, lambda: _stand(mount, target, aside, mode))
+
+
+def _fill(mount: RunMount, target: str, aside: str, undo: ExitStack) -> None:
+    """What is in the target gives way to what is in the source, and the other way round."""
+    os.mkdir(aside)
+    _quietly(target, lambda: _move_all(target, aside))
+    undo.callback(_quietly, target, lambda: _move_all(aside, target))
+    if mount.source is None:
+        undo.callback(_quietly, target, lambda: empty_directory(target, lambda _: False))
+        return
+    source = str(mount.source)
+    undo.callback(_move_all, target, source)
+    _quietly(target, lambda: _move_all(source, target))
+
+
+def _move_all(source: str, target: str) -> None:
+    links: Links = {}
+    for name in sorted(os.listdir(source)):
+        move(f"{source}/{name}", f"{target}/{name}", links)
 
 
 def _stand(mount: RunMount, target: str, aside: Path, mode: int) -> None:
