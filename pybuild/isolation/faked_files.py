@@ -182,7 +182,11 @@ class Files:
 
     def chroot(self, call: Notification) -> int:
         """Root may where a RUN has its capabilities; we may not, whoever the process is shown."""
-        if self._who.of(call.pid).can(CAP_SYS_CHROOT) and not self._owners.may_chroot:
+        if not self._who.of(call.pid).can(CAP_SYS_CHROOT):
+            raise Failed(errno.EPERM)
+        if self._owners.may_chroot:
+            self._kernel.chrooted = True
+        else:
             path = self._kernel.text(call.pid, call.args[0])
             self._owners.refuse(b"chroot " + path)
         raise Passed

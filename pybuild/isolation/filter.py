@@ -8,6 +8,8 @@ capabilities and devices, and lets all others pass. Why each is in the table:
 * what makes a file: it belongs to whoever the process believes to be;
 * execve: capabilities change there, and the setuid bit counts;
 * io_uring does some of this past every filter, so it does not exist;
+* a process in a user or mount namespace of its own would be another user in another root: container
+  engines refuse these as well. clone3 has its flags in memory, and libraries do without it;
 * RLIMIT_LOCKS, which no kernel since 2.4 enforces, holds who a process is (listener.py);
 * a process that is not dumpable can't be looked into, so none can become so.
 """
@@ -22,10 +24,11 @@ from msgspec import Struct
 
 # linux/seccomp.h, asm-generic/errno.h
 ALLOW, ASK, ERRNO = 0x7FFF0000, 0x7FC00000, 0x00050000
-ENOSYS = 38
+EPERM, ENOSYS = 1, 38
 X32_BIT = 0x40000000
 O_CREAT, TMPFILE_BIT = 0o100, 0o20000000  # the same on both processors
 RLIMIT_LOCKS = 10
+NEW_USER_OR_MOUNTS = 0x10020000  # CLONE_NEWUSER, CLONE_NEWNS; linux/sched.h
 # linux/prctl.h: KEEPCAPS, CAPBSET, SECUREBITS (get and set), CAP_AMBIENT
 PR_SET_DUMPABLE = 4
 PR_ASKED = (7, 8, 23, 24, 27, 28, 47)
@@ -138,6 +141,9 @@ listxattrat      465        465  465  465
 removexattrat    466        466  466  466
 
 chroot           161        61   51   61
+clone            56         120  220  120
+clone3           435        435  435  435
+unshare          272        310  97   337
 setrlimit        160        75   164  75
 prlimit64        302        340  261  369
 io_uring_setup   425        425  425  425
@@ -149,7 +155,7 @@ io_uring_register 427       427  427  427
 # are gone from libraries for twenty years.
 _ABSENT = frozenset(
     (
-        *("io_uring_setup", "io_uring_enter", "io_uring_register"),
+        *("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3"),
         *("oldstat", "oldlstat", "oldfstat"),
         *("setxattrat", "getxattrat", "listxattrat", "removexattrat"),
     )
@@ -182,6 +188,8 @@ _CONDITIONAL: Mapping[str, tuple[Case, ...]] = {
         *(Case((Test(0, equals=option),), ASK) for option in PR_ASKED),
         Case((Test(0, equals=PR_SET_DUMPABLE),), _SUCCESS),
     ),
+    "clone": (Case((Test(0, bits=NEW_USER_OR_MOUNTS),), ERRNO | EPERM),),
+    "unshare": (Case((Test(0, bits=NEW_USER_OR_MOUNTS),), ERRNO | EPERM),),
     "setrlimit": (Case((Test(0, equals=RLIMIT_LOCKS),), _SUCCESS),),
     "prlimit64": (Case((Test(1, equals=RLIMIT_LOCKS), Test(2)), _SUCCESS),),
 }

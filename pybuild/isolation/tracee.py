@@ -33,6 +33,7 @@ NUMBERS = {  # newfstatat, statx, process_vm_readv, process_vm_writev
     "x86_64": (262, 332, 310, 311),
     "aarch64": (79, 291, 270, 271),
 }
+OPENAT2, RESOLVE_IN_ROOT = 437, 0x10
 OWN_LINKS = (b"self", b"thread-self")  # in /proc, name whoever looks
 DEV_LINKS = {b"fd": b"fd", b"stdin": b"fd/0", b"stdout": b"fd/1", b"stderr": b"fd/2"}  # in /dev
 
@@ -101,7 +102,10 @@ class Kernel:
         long, text, pointer = ctypes.c_long, ctypes.c_char_p, ctypes.c_void_p
         self._copy = _system_call(*(long, long, long, long, long, long))
         self._look = _system_call(long, text, pointer, long)
+        self._open_safely = _system_call(long, text, text, long)
         self._look_closely = _system_call(long, text, long, long, pointer)
+        self.chrooted = False  # whether any process may have another root than ours
+        self._held: list[int] = []
         self._used_fd = b""
         self._in = bytearray(NOTIFICATION.size)
         self._zeros = bytes(NOTIFICATION.size)
@@ -127,6 +131,8 @@ class Kernel:
         buffer = self._in
         buffer[:] = self._zeros
         self._used_fd = b""
+        while self._held:
+            os.close(self._held.pop())
         try:
             fcntl.ioctl(self.fd, RECEIVE, buffer)
         except OSError as error:
@@ -232,6 +238,10 @@ class Kernel:
         nothing = address == 0 and flags & AT_EMPTY_PATH  # Linux 6.11
         path = b"" if nothing else self.text(notification.pid, address)
         follow = not flags & AT_SYMLINK_NOFOLLOW
+        if self.chrooted and path:
+            other = self._in_other_root(notification, directory, path, follow=follow)
+            if other is not None:
+                return other, flags & AT_SYMLINK_NOFOLLOW
         if path.startswith(b"/"):
             return _seen_by(path, notification.pid, follow=follow), flags & AT_SYMLINK_NOFOLLOW
         if path:
@@ -240,6 +250,43 @@ class Kernel:
         if not flags & AT_EMPTY_PATH:
             raise Failed(errno.ENOENT)
         return self.of_fd(notification, directory), 0
+
+    def _in_other_root(
+        self, notification: Notification, directory: int, path: bytes, *, follow: bool
+    ) -> bytes | None:
+        """For a process after chroot(2); None where its root is ours."""
+        link = b"/proc/%d/root" % notification.pid
+        try:
+            root = os.readlink(link)
+            if root == b"/":
+                return None
+            start = b""
+            if not path.startswith(b"/"):
+                start = os.readlink(self.of_fd(notification, directory))
+                if start != root and not start.startswith(root + b"/"):
+                    return None  # it has kept a directory from before
+            inside = start[len(root) :] + b"/" + path
+            fd = os.open(link, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Failed(error.errno or errno.EIO) from error
+        self._held.append(fd)
+        if follow:
+            found = self._open_in(fd, inside)
+            if found >= 0:
+                return b"/proc/self/fd/%d" % found
+        above, _, name = inside.rstrip(b"/").rpartition(b"/")
+        found = self._open_in(fd, above or b"/")
+        if found < 0:
+            raise Failed(ctypes.get_errno())
+        return b"/proc/self/fd/%d/%s" % (found, name or b".")
+
+    def _open_in(self, root: int, path: bytes) -> int:
+        """Links lead nowhere out of `root`: openat2(2)."""
+        how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT)
+        fd = self._open_safely(OPENAT2, root, path, how, len(how))
+        if fd >= 0:
+            self._held.append(fd)
+        return fd
 
     def of_fd(self, notification: Notification, fd: int) -> bytes:
         """Where the fd's file can be reached; an fd that is not open shows by ENOENT, see

@@ -58,9 +58,18 @@ def test_owners_are_recorded(container: Path, tmp_path: Path, options: tuple[str
         " stat -c %u:%g:%a /made; ls -A /; test -e /workspace && echo LEAK; env;"
         " cat /proc/1/environ"
     )
+    other = (
+        "mkdir -p /new/bin /new/etc /out; cp /bin/busybox /new/bin/; ln -s busybox /new/bin/sh;"
+        " ln -s busybox /new/bin/chown; ln -s busybox /new/bin/stat; ln -s busybox /new/bin/mkdir;"
+        " ln -s /etc/file /new/link; ln -s ../../out /new/etc/up; touch /new/etc/file /etc/file;"
+        " chroot /new /bin/sh -c 'chown 7:8 /link; chown -h 9 /link; cd etc; chown :5 file;"
+        " stat -c %u:%g /link /etc/file; mkdir up/x 2>/dev/null || echo none; mkdir d; chown 3 d;"
+        " chown 1 /nope 2>/dev/null || echo none';"
+        " stat -c %u:%g /etc/file /new/etc/file /new/etc/d; ls /out; unshare -Ur id || echo no"
+    )
     second = "stat -c %u:%g /made /etc/passwd; stat -c %F /node; touch /closed/y; id -u"
     answer = serve(
-        container, tmp_path, {"isolation": "auto", "stages": [[first, second], ["id"]]}, *options
+        container, tmp_path, {"isolation": "auto", "stages": [[first, second], [other]]}, *options
     )
     assert answer["name"] == "namespace"
     assert "owners as records of uid 1000" in answer["reason"]
@@ -75,6 +84,8 @@ def test_owners_are_recorded(container: Path, tmp_path: Path, options: tuple[str
     assert ran["owners"]["secret"] == "0:0 0"
     assert {"whiteout etc/kept", "directory var/data"} <= set(ran["changes"])
     assert after["out"] == "1234:99\n5:0\ncharacter special file\n0\n", after["err"]
+    (chrooted,) = answer["stages"][1]
+    assert chrooted["out"] == "9:0\n7:5\nnone\nnone\n0:0\n7:5\n3:0\nno\n", chrooted["err"]
     assert list((tmp_path / ".pybuild").iterdir()) == []
 
 

@@ -45,8 +45,8 @@ ALWAYS_ASKED = re.compile(
       | execve(at)? | chroot""",
     re.VERBOSE,
 )
-NEVER_THERE = re.compile(r"io_uring_\w+ | old[lf]?stat | \w+xattrat", re.VERBOSE)
-BY_ARGUMENT = {"open", "openat", "prctl", "setrlimit", "prlimit64"}
+NEVER_THERE = re.compile(r"io_uring_\w+ | old[lf]?stat | \w+xattrat | clone3", re.VERBOSE)
+BY_ARGUMENT = {"open", "openat", "prctl", "setrlimit", "prlimit64", "clone", "unshare"}
 
 
 def defined(path: Path, pattern: str) -> dict[str, int]:
@@ -211,6 +211,16 @@ def test_the_limit_that_holds_the_identity_is_not_set(abi: Abi, resource: int, n
     own = resource == 10 and new != 0
     assert decide(abi, PRLIMIT[abi], 0, resource, new) == (SUCCESS if own else ALLOW)
     assert decide(abi, SETRLIMIT[abi], resource, new) == (SUCCESS if resource == 10 else ALLOW)
+
+
+CLONE = {Abi.AMD64: 56, Abi.I386: 120, Abi.ARM64: 220, Abi.ARM: 120}
+UNSHARE = {Abi.AMD64: 272, Abi.I386: 310, Abi.ARM64: 97, Abi.ARM: 337}
+
+
+@given(st.sampled_from(list(Abi)), st.integers(0, 0xFFFFFFFF))
+def test_no_process_gets_a_user_or_mount_namespace(abi: Abi, flags: int) -> None:
+    expected = ERRNO | 1 if flags & 0x10020000 else ALLOW
+    assert decide(abi, CLONE[abi], flags) == decide(abi, UNSHARE[abi], flags) == expected
 
 
 def test_a_pointer_of_which_only_the_high_half_is_set_is_one() -> None:
