@@ -76,11 +76,15 @@ def _fill(mount: RunMount, target: str, aside: str, undo: ExitStack) -> None:
     _quietly(target, lambda: _move_all(target, aside))
     undo.callback(_quietly, target, lambda: _move_all(aside, target))
     if mount.source is None:
-        undo.callback(_quietly, target, lambda: empty_directory(target, lambda _: False))
+        undo.callback(_quietly, target, lambda: _remove_all(target))
         return
     source = str(mount.source)
     undo.callback(_move_all, target, source)
     _quietly(target, lambda: _move_all(source, target))
+
+
+def _remove_all(directory: str) -> None:
+    empty_directory(directory, lambda _: False)
 
 
 def _move_all(source: str, target: str) -> None:
