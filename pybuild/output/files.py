@@ -86,6 +86,7 @@ class Outputs(Struct, frozen=True):
         from tempfile import TemporaryFile
 
         from pybuild.store.errors import writing
+        from pybuild.store.owner import make_folders
 
         for path in (
             self.digest_file,
@@ -95,7 +96,7 @@ class Outputs(Struct, frozen=True):
         ):
             if isinstance(path, Path) and not _stays(path):
                 with writing(path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
+                    make_folders(path.parent)
                     with TemporaryFile(dir=path.parent) as file:
                         file.write(b"." * 256)
 

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from pybuild.image.descriptor import Descriptor
 from pybuild.image.digest import Digest
 from pybuild.image.verify import DigestMismatch, verified
+from pybuild.store.owner import give_to_owner_of, make_folders
 
 _CHUNK = 256 << 10
 
@@ -84,7 +85,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 def beside(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
     """A new file in the target's folder that takes the target's name when the block ends, and
     is gone where the block fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(target.parent)
     handle, name = tempfile.mkstemp(prefix=f".{target.name[:32]}.", dir=target.parent)
     new = Path(name)
     try:
@@ -92,6 +93,7 @@ def beside(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
             yield new, file
         # mkstemp gives the owner alone the right to read; images are read by others too.
         new.chmod(0o644)
+        give_to_owner_of(target.parent, new)
         new.rename(target)
     except BaseException:
         with suppress(FileNotFoundError):

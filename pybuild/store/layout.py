@@ -23,6 +23,7 @@ from pybuild.image.platform import Platform, choose
 from pybuild.store.blobs import BlobStore, beside
 from pybuild.store.errors import ImageMissing, LayoutBroken, writing
 from pybuild.store.locks import locked
+from pybuild.store.owner import make_folders
 
 REF_NAME = "org.opencontainers.image.ref.name"
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
@@ -42,7 +43,7 @@ class Layout:
         """Adds an image under a name, in place of the one that had it; blobs first, index.json
         last. Raises OutputNotWritable, or what opening a layer raises."""
         with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folders(self.path)
             for layer in image.layers:
                 if not is_foreign(layer.descriptor.media_type):
                     self._add_layer(layer)
@@ -60,7 +61,7 @@ class Layout:
     def update(self, change: Callable[[Sequence[Descriptor]], Sequence[Descriptor]]) -> None:
         """Puts other entries into index.json, which is read and written as one step. The blobs of
         new ones have to be there already. Raises LayoutBroken, OSError."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folders(self.path)
         with self._locked():
             if not (self.path / "oci-layout").exists():
                 self._write_file("oci-layout", LAYOUT_FILE)
