@@ -107,12 +107,19 @@ def _shown(url: str) -> str:
 
 
 def _fetch(url: str, name: str, checksum: str, path: Path, sink: EventSink) -> Download:
+    import os
+
     import requests
+
+    from pybuild.registry.https import https_session
 
     started, label = time.monotonic(), _shown(url)
     for attempt in range(1, _TRIES + 1):
         try:
-            with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response:
+            with (
+                https_session(os.environ) as session,
+                session.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response,
+            ):
                 if response.status_code >= 500 and attempt < _TRIES:
                     time.sleep(attempt)
                     continue

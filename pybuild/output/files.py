@@ -159,15 +159,20 @@ _PUT_SECONDS = 30
 
 
 def _put(url: Url, text: str) -> None:
+    import os
+
     import requests
 
+    from pybuild.registry.https import https_session
+
     try:
-        reply = requests.put(
-            url.text,
-            data=text.encode(),
-            headers={"Content-Type": "text/plain"},
-            timeout=_PUT_SECONDS,
-        )
+        with https_session(os.environ) as session:
+            reply = session.put(
+                url.text,
+                data=text.encode(),
+                headers={"Content-Type": "text/plain"},
+                timeout=_PUT_SECONDS,
+            )
     except requests.RequestException as error:
         raise OutputFailed(
             f"the digest could not be sent to {url}: {type(error).__name__}",

@@ -482,3 +482,21 @@ def test_tls_on_the_command_line(
         assert run.status == 0, run.text
         run = build(project, f"-d={host}/tls:1")
         assert (run.status, run.codes) == (1, ["certificate-not-trusted"])
+
+
+@pytest.mark.parametrize("how", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_add_over_https_trusts_the_same_authorities(
+    tmp_path: Path, project: Project, certificates: Certificates, how: str
+) -> None:
+    """A registry is an HTTPS server like any other: its /v2/ is what is added."""
+    folder = tmp_path / "certs"
+    folder.mkdir()
+    (folder / "own.crt").write_bytes(certificates.authority.read_bytes())
+    value = folder if how == "SSL_CERT_DIR" else certificates.authority
+    with running_registry(tmp_path / "registry", certificates=certificates) as running:
+        project.write("Dockerfile", f"FROM scratch\nADD https://{running.host}/v2/ /answer\n")
+        flags = ("--no-push", "--tar-path=../out/image.tar")
+        run = build(project, *flags, environment={how: str(value)})
+        assert run.status == 0, run.text
+        run = build(project, *flags)
+        assert (run.status, run.codes) == (1, ["download-failed"]), run.text
