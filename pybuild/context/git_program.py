@@ -139,8 +139,6 @@ class GitProgram(Struct, frozen=True):
             **given,
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_CONFIG_GLOBAL": str(settings),
-            # Files of Git LFS are fetched together afterwards, not one by one in a checkout.
-            "GIT_LFS_SKIP_SMUDGE": "1",
             "LC_ALL": "C",
             **self._trust(),
         }
@@ -189,7 +187,12 @@ class GitProgram(Struct, frozen=True):
             return GitUnreachable(f"{where} can't be reached: {reason}")
         hint = ""
         if "certificate" in low:
-            hint = "name its authority in GIT_SSL_CAINFO, or give --git=insecure-skip-tls=true"
+            hint = (
+                "put its authority's certificate into a folder that SSL_CERT_DIR names, or give "
+                "--git=insecure-skip-tls=true"
+            )
+        elif action == "lfs":
+            hint = "GIT_LFS_SKIP_SMUDGE=1 leaves the pointers as they are"
         return GitFailed(f"git {action} of {where} failed: {reason}", hint=hint)
 
 
@@ -279,6 +282,9 @@ def _settings(environment: Mapping[str, str], has_credentials: bool) -> str:
     lines.append(
         "[advice]\n\tdetachedHead = false\n[gc]\n\tauto = 0\n[maintenance]\n\tauto = false"
     )
+    # Files of Git LFS are fetched together afterwards, if git-lfs is there, and no checkout fails
+    # because it is not.
+    lines.append('[filter "lfs"]\n\tprocess =\n\tsmudge =\n\tclean =\n\trequired = false')
     if has_credentials:  # a stored password of yesterday must not be tried before today's
         lines.append("[credential]\n\thelper =")
     return "\n".join(lines) + "\n"

@@ -1,9 +1,7 @@
-"""Git contexts from real repositories: files, git's own protocol, and HTTP with a password."""
+"""Git contexts from real repositories: files, git's own protocol, HTTP with a password, ssh."""
 
 from __future__ import annotations
 
-import base64
-import http.server
 import os
 import shutil
 import socket
@@ -11,10 +9,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -29,62 +25,24 @@ from pybuild.context.errors import (
 from pybuild.context.open import ContextOptions, GitOptions, open_context
 from pybuild.errors import Interrupted, PybuildError
 from pybuild.events import Event, Notice, TransferFinished, TransferOutcome
+from tests.support.git_servers import (
+    TOKEN,
+    Repository,
+    SshServer,
+    git,
+    git_daemon,
+    git_over_http,
+    make_repository,
+    ssh_server,
+)
+from tests.support.registry import make_certificates
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-
-TOKEN = "ghp_Very-Secret/Token=123456"
-
-
-def git(folder: Path, *arguments: str) -> str:
-    settings = [
-        "-c",
-        "user.name=n",
-        "-c",
-        "user.email=e@example.org",
-        "-c",
-        "protocol.file.allow=always",
-    ]
-    run = subprocess.run(
-        ["git", *settings, *arguments], cwd=folder, check=True, capture_output=True, text=True
-    )
-    return run.stdout.strip()
-
-
-@dataclass(frozen=True)
-class Repository:
-    """A bare repository of two commits: `v1`, and `main` on top of it; `dev` is like main."""
-
-    path: Path
-    first: str
-    second: str
-
-    @property
-    def url(self) -> str:
-        return f"file://{self.path}"
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    root = tmp_path_factory.mktemp("git")
-    source = root / "source"
-    source.mkdir()
-    git(source, "init", "-q", "-b", "main")
-    (source / "state").write_text("first")
-    (source / "sub").mkdir()
-    (source / "sub" / "Dockerfile").write_text("FROM scratch\n")
-    (source / "sub" / "run.sh").write_text("#!/bin/sh\n")
-    (source / "sub" / "run.sh").chmod(0o755)
-    (source / "out").symlink_to("/etc")
-    git(source, "add", ".")
-    git(source, "commit", "-qm", "one")
-    git(source, "tag", "-a", "v1", "-m", "annotated")
-    git(source, "update-ref", "refs/pull/7/head", "HEAD")
-    first = git(source, "rev-parse", "HEAD")
-    (source / "state").write_text("second")
-    git(source, "commit", "-qam", "two")
-    git(source, "branch", "dev")
-    git(root, "clone", "-q", "--mirror", "source", "bare.git")
-    return Repository(root / "bare.git", first, git(source, "rev-parse", "HEAD"))
+    return make_repository(tmp_path_factory.mktemp("git"))
 
 
 @dataclass
@@ -210,29 +168,6 @@ def test_submodules(repository: Repository, tmp_path: Path) -> None:
     assert "inner/state" not in without.files and ".gitmodules" in without.files
 
 
-@contextmanager
-def git_daemon(base: Path) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        ["git", "daemon", "--listen=127.0.0.1", f"--port={port}", f"--base-path={base}",
-         "--export-all", "--reuseaddr"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        env={**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null"},
-    )  # fmt: skip
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield port
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(10)
-
-
 def test_gits_own_protocol(repository: Repository, tmp_path: Path) -> None:
     environment = {"GIT_PULL_METHOD": "git"}
     with git_daemon(repository.path.parent) as port:
@@ -242,79 +177,6 @@ def test_gits_own_protocol(repository: Repository, tmp_path: Path) -> None:
         )
         with pytest.raises(GitRepositoryMissing):
             fetch(f"{url}/none.git", tmp_path, environment=environment)
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    """git's smart HTTP protocol by `git http-backend`, behind a password."""
-
-    root: ClassVar[Path]
-    authorizations: ClassVar[list[str]]
-    status: ClassVar[int]
-    redirect: ClassVar[str]
-
-    def do_GET(self) -> None:
-        self._answer(b"")
-
-    def do_POST(self) -> None:
-        self._answer(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
-
-    def _answer(self, body: bytes) -> None:
-        given = self.headers.get("Authorization", "")
-        self.authorizations.append(given)
-        if self.redirect:
-            self.send_response(302)
-            self.send_header("Location", self.redirect + self.path)
-            self.end_headers()
-            return
-        wanted = "Basic " + base64.b64encode(f"{TOKEN}:{TOKEN}".encode()).decode()
-        if self.status or given != wanted:
-            self.send_response(self.status or 401)
-            self.send_header("WWW-Authenticate", 'Basic realm="git"')
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        path, _, query = self.path.partition("?")
-        environment = {
-            **os.environ, "GIT_PROJECT_ROOT": str(self.root), "GIT_HTTP_EXPORT_ALL": "1",
-            "PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": self.command,
-            "CONTENT_TYPE": self.headers.get("Content-Type", ""), "REMOTE_USER": "u",
-            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
-        }  # fmt: skip
-        run = subprocess.run(["git", "http-backend"], input=body, env=environment,
-                             capture_output=True, check=False)  # fmt: skip
-        head, _, content = run.stdout.partition(b"\r\n\r\n")
-        lines = [line.split(": ", 1) for line in head.decode().split("\r\n")]
-        status = next((value for name, value in lines if name == "Status"), "200")
-        self.send_response(int(status.split()[0]))
-        for name, value in lines:
-            if name != "Status":
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def git_over_http(
-    repository: Repository, *, status: int = 0, redirect: str = ""
-) -> Iterator[tuple[str, list[str]]]:
-    """A server's URL (plain HTTP on loopback), and the Authorization headers it got."""
-    seen: list[str] = []
-    handler = type("Handler", (_Handler,), {"root": repository.path.parent, "authorizations": seen,
-                                            "status": status, "redirect": redirect})  # fmt: skip
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/bare.git", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -436,3 +298,172 @@ def test_hooks_and_settings_of_a_repository_are_not_run(
     (tmp_path / ".gitconfig").write_text(f"[init]\n\ttemplateDir = {tmp_path}/templates\n")
     fetch(repository.url, tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_netrc(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / ".netrc").write_text(f"machine 127.0.0.1 login {TOKEN} password {TOKEN}\n")
+    with git_over_http(repository) as (url, _):
+        assert fetch(f"{url}#v1", tmp_path).files["state"] == "first"
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_DIR", "SSL_CERT_FILE", "GIT_SSL_CAINFO", ""])
+def test_the_authority_of_a_git_host(repository: Repository, tmp_path: Path, variable: str) -> None:
+    made = make_certificates(tmp_path / "tls", "127.0.0.1")
+    folder = tmp_path / "authorities"
+    folder.mkdir()
+    shutil.copy(made.authority, folder / "ours.crt")
+    environment = {"GIT_TOKEN": TOKEN}
+    if variable:
+        value = folder if variable == "SSL_CERT_DIR" else folder / "ours.crt"
+        environment[variable] = str(value)
+    with git_over_http(repository, tls=(made.certificate, made.key)) as (url, _):
+        if variable:
+            assert fetch(url, tmp_path, environment=environment).files["state"] == "second"
+            return
+        with pytest.raises(GitFailed) as caught:
+            fetch(url, tmp_path, environment=environment)
+        assert "SSL_CERT_DIR" in caught.value.hint
+        trusting = GitOptions(insecure_skip_tls=True)
+        assert fetch(url, tmp_path, trusting, environment=environment).files["state"] == "second"
+
+
+class TestSsh:
+    """The home of the tests' server is not the one that /etc/passwd names, as in Pods."""
+
+    @pytest.fixture
+    def server(self, tmp_path: Path) -> Iterator[SshServer]:
+        (tmp_path / "ssh").mkdir()
+        with ssh_server(tmp_path / "ssh") as server:
+            yield server
+
+    def test_a_key_and_known_hosts_in_the_home(
+        self, repository: Repository, tmp_path: Path, server: SshServer
+    ) -> None:
+        url = server.url(repository.path)
+        environment = {"HOME": str(server.home)}
+        assert fetch(f"{url}#v1", tmp_path, environment=environment).files["state"] == "first"
+
+    def test_a_secret_of_kubernetes(
+        self, repository: Repository, tmp_path: Path, server: SshServer
+    ) -> None:
+        """kubernetes.io/ssh-auth: links into a hidden folder, readable by a group."""
+        folder = tmp_path / "home" / ".ssh"
+        data = folder / "..data"
+        data.mkdir(parents=True)
+        key = (server.home / ".ssh" / "id_ed25519").read_text().rstrip("\n")
+        (data / "ssh-privatekey").write_text(key)
+        (data / "ssh-privatekey").chmod(0o440)
+        shutil.copy(server.home / ".ssh" / "known_hosts", data / "known_hosts")
+        for name in ("ssh-privatekey", "known_hosts"):
+            (folder / name).symlink_to(f"..data/{name}")
+        environment = {"HOME": str(tmp_path / "home")}
+        url = server.url(repository.path)
+        assert fetch(url, tmp_path, environment=environment).files["state"] == "second"
+
+    def test_git_ssh_command(
+        self, repository: Repository, tmp_path: Path, server: SshServer
+    ) -> None:
+        ssh = server.home / ".ssh"
+        command = (
+            f"ssh -i {ssh}/id_ed25519 -o UserKnownHostsFile={ssh}/known_hosts -o BatchMode=yes"
+        )
+        environment = {"GIT_SSH_COMMAND": command}
+        url = server.url(repository.path)
+        assert fetch(url, tmp_path, environment=environment).files["state"] == "second"
+
+    def test_an_agent(self, repository: Repository, tmp_path: Path, server: SshServer) -> None:
+        """Only the agent has the key."""
+        key = server.home / ".ssh" / "id_ed25519"
+        address = tmp_path / "agent"
+        agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(address)], stdout=subprocess.DEVNULL)
+        try:
+            while not address.exists():
+                assert agent.poll() is None
+                time.sleep(0.02)
+            environment = {"SSH_AUTH_SOCK": str(address), "HOME": str(server.home)}
+            subprocess.run(["ssh-add", "-q", str(key)], check=True, capture_output=True,
+                           env={**os.environ, **environment})  # fmt: skip
+            key.unlink()
+            url = server.url(repository.path)
+            assert fetch(url, tmp_path, environment=environment).files["state"] == "second"
+        finally:
+            agent.terminate()
+            agent.wait(10)
+
+    @pytest.mark.parametrize(
+        ("missing", "hint"),
+        [("id_ed25519", "private key"), ("known_hosts", "known_hosts")],
+    )
+    def test_what_is_missing_is_named(
+        self, repository: Repository, tmp_path: Path, server: SshServer, missing: str, hint: str
+    ) -> None:
+        (server.home / ".ssh" / missing).unlink()
+        with pytest.raises(GitDenied) as caught:
+            fetch(server.url(repository.path), tmp_path, environment={"HOME": str(server.home)})
+        assert hint in caught.value.hint
+
+    def test_no_repository(self, tmp_path: Path, server: SshServer) -> None:
+        with pytest.raises(GitRepositoryMissing):
+            fetch(
+                server.url(tmp_path / "none.git"), tmp_path, environment={"HOME": str(server.home)}
+            )
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Repository:
+    """A repository whose *.bin are kept by Git LFS."""
+    source = tmp_path / "large"
+    source.mkdir()
+    git(source, "init", "-q", "-b", "main")
+    git(source, "lfs", "install", "--local")
+    (source / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")
+    (source / "a.bin").write_text("the true content of a\n" * 100)
+    (source / "plain").write_text("plain")
+    git(source, "add", ".")
+    git(source, "commit", "-qm", "one")
+    head = git(source, "rev-parse", "HEAD")
+    return Repository(source, head, head)
+
+
+def test_files_of_lfs_are_fetched(large: Repository, tmp_path: Path) -> None:
+    fetched = fetch(large.url, tmp_path)
+    assert fetched.files["a.bin"] == "the true content of a\n" * 100
+    assert not any(event.code for event in fetched.events if isinstance(event, Notice))
+
+
+@pytest.mark.parametrize("way", ["not installed", "GIT_LFS_SKIP_SMUDGE"])
+def test_pointers_of_lfs_are_named(large: Repository, tmp_path: Path, way: str) -> None:
+    """A PATH with git and without git-lfs, or the variable that LFS itself takes."""
+    environment = {"GIT_LFS_SKIP_SMUDGE": "1"}
+    if way == "not installed":
+        (tmp_path / "bin").mkdir()
+        for name in ("git", "sh"):
+            (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+        environment = {"PATH": str(tmp_path / "bin")}
+    fetched = fetch(large.url, tmp_path, environment=environment)
+    assert fetched.files["a.bin"].startswith("version https://git-lfs")
+    warnings = [event for event in fetched.events if isinstance(event, Notice) and event.code]
+    assert [event.code for event in warnings] == ["git-lfs-missing"]
+    assert "a.bin" in warnings[0].message and way in warnings[0].message
+
+
+def test_lfs_that_can_not_be_fetched_fails(large: Repository, tmp_path: Path) -> None:
+    shutil.rmtree(large.path / ".git" / "lfs")
+    with pytest.raises(GitFailed) as caught:
+        fetch(large.url, tmp_path)
+    assert "GIT_LFS_SKIP_SMUDGE" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("query", "files"),
+    [
+        pytest.param("?tag=v1&subdir=sub", {"Dockerfile", "run.sh"}, id="tag and folder"),
+        pytest.param("?branch=dev", {"state"}, id="branch"),
+        pytest.param("?ref=main&checksum={first}", {"state"}, id="commit"),
+    ],
+)
+def test_dockers_query(repository: Repository, tmp_path: Path, query: str, files: set[str]) -> None:
+    fetched = fetch(repository.url + query.format(first=repository.first), tmp_path)
+    assert files <= set(fetched.files)
+    if "checksum" in query:
+        assert fetched.files["state"] == "first"
