@@ -71,7 +71,7 @@ def check_out(
     """The checked-out folder below `private`, an empty folder of the caller's, and the commit.
     Raises as `fetched`."""
     checkout = private / "context"
-    program = GitProgram(source, options, private)
+    program = GitProgram(source, options, private, sink)
     started = time.monotonic()
     label = redact(source.remote, source.credentials)
     name = f"git {label}"
@@ -106,7 +106,7 @@ def remote_commit(source: GitSource, options: ContextOptions) -> str:
     # gitrevisions(7): the first of these that there is; of a tag, the commit it names
     names = (ref, f"refs/{ref}", f"refs/tags/{ref}", f"refs/heads/{ref}")
     patterns = [pattern for name in names for pattern in (name, name + "^{}")]
-    output = program.run("ls-remote", source.remote, *patterns, cwd=options.directory)
+    output = program.online("ls-remote", source.remote, *patterns, cwd=options.directory)
     found = {}
     for line in output.decode("utf-8", "surrogateescape").splitlines():
         commit, _, name = line.partition("\t")
@@ -133,7 +133,7 @@ def _fetch(program: GitProgram, checkout: Path, progress: Callable[[int], None])
     program.run("checkout", "-q", "--detach", revision, cwd=checkout)
     wanted = options.git.recurse_submodules
     if (source.submodules if wanted is None else wanted) and (checkout / ".gitmodules").is_file():
-        program.run(
+        program.online(
             *("submodule", "update", "--init", "--recursive", "--progress", *program.depth),
             cwd=checkout,
             watch=note,
@@ -150,7 +150,7 @@ def _fetch_revision(program: GitProgram, checkout: Path, watch: Callable[[bytes]
     exact = source.commit or ref
 
     def fetch(*refs: str, depth: tuple[str, ...] = ()) -> None:
-        program.run("fetch", "--progress", "--no-tags", *depth, "origin", *refs, cwd=checkout,
+        program.online("fetch", "--progress", "--no-tags", *depth, "origin", *refs, cwd=checkout,
                     watch=watch)  # fmt: skip
 
     def search_everything() -> str:

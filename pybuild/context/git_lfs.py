@@ -38,7 +38,7 @@ def fill_lfs(program: GitProgram, checkout: Path, sink: EventSink) -> None:
             sink(Notice(Level.WARNING, text, "git-lfs-missing"))
             continue
         program.run("lfs", "install", "--local", "--skip-repo", cwd=repository)
-        program.run("lfs", "pull", "origin", cwd=repository)
+        program.online("lfs", "pull", "origin", cwd=repository)
         sink(Notice(Level.INFO, f"{len(pointers)} files fetched by Git LFS"))
 
 

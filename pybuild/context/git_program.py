@@ -8,6 +8,7 @@ a URL, in a log or in an error.
 from __future__ import annotations
 
 import os
+import random
 import re
 import selectors
 import shutil
@@ -32,6 +33,7 @@ from pybuild.context.errors import (
 from pybuild.context.git_ssh import ssh_command
 from pybuild.context.git_url import GitSource, redact
 from pybuild.errors import InputError, Interrupted
+from pybuild.events import EventSink, Level, Notice
 from pybuild.registry.trust import added_bundle
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class GitProgram(Struct, frozen=True):
     source: GitSource
     options: ContextOptions
     private: Path  # a folder only we can read, for the settings and the askpass program
+    sink: EventSink = lambda _: None
 
     @property
     def depth(self) -> tuple[str, ...]:
@@ -68,7 +71,41 @@ class GitProgram(Struct, frozen=True):
         self, *arguments: str, cwd: Path, watch: Callable[[bytes], None] | None = None
     ) -> bytes:
         """git's standard output; raises one of the Git… errors, or Interrupted."""
-        if shutil.which("git") is None:
+        status, output, errors = self._once(arguments, cwd, watch)
+        if status != 0:
+            raise self._error(arguments[0], errors)
+        return output
+
+    def online(
+        self, *arguments: str, cwd: Path, watch: Callable[[bytes], None] | None = None
+    ) -> bytes:
+        """As `run`, for what talks to a server: tried again when the connection fails."""
+        policy = self.options.web.retry
+        for attempt in range(1, policy.tries + 1):
+            status, output, errors = self._once(arguments, cwd, watch)
+            if status == 0:
+                return output
+            error = self._error(arguments[0], errors)
+            lasting = not isinstance(error, GitUnreachable) or _UNKNOWN_HOST in errors.lower()
+            if lasting or attempt == policy.tries:
+                break
+            wait = policy.wait_seconds(attempt, random.random())
+            text = (
+                f"{error.message}; trying again in {wait:.1f} s ({attempt + 1} of {policy.tries})"
+            )
+            self.sink(Notice(Level.WARNING, text, "context-retry"))
+            if self.options.cancelled.wait(wait):
+                raise Interrupted(signal.SIGTERM)
+        if attempt > 1:
+            error.message = f"{error.message} (attempt {attempt} of {policy.tries})"
+            error.args = (error.message,)
+        raise error
+
+    def _once(
+        self, arguments: tuple[str, ...], cwd: Path, watch: Callable[[bytes], None] | None
+    ) -> tuple[int, bytes, str]:
+        """The exit status, standard output and standard error."""
+        if shutil.which("git", path=self.options.environment.get("PATH")) is None:
             where = redact(self.source.remote, self.source.credentials)
             raise GitFailed(f"{where} is a git repository, and git is not installed here")
         from git.cmd import Git
@@ -86,9 +123,7 @@ class GitProgram(Struct, frozen=True):
             output, errors = self._follow(process, watch)
         finally:
             _end(process)
-        if process.returncode != 0:
-            raise self._error(arguments[0], errors.decode("utf-8", "replace"))
-        return output
+        return process.returncode, output, errors.decode("utf-8", "replace")
 
     def ref_missing(self, ref: str) -> GitRefMissing:
         where = redact(self.source.remote, self.source.credentials)
@@ -237,7 +272,21 @@ _SAYS_DOWN = (
     "no route to host",
     "connection reset",
     "connection closed by",
+    "early eof",
+    "rpc failed",
+    "unexpected disconnect",
+    "hung up unexpectedly",
+    "empty reply from server",
+    "transfer closed with",
+    "recv failure",
+    "operation too slow",
+    "error: 429",
+    "error: 500",
+    "error: 502",
+    "error: 503",
+    "error: 504",
 )
+_UNKNOWN_HOST = "could not resolve host"  # what curl says; of a resolver that is busy too, rarely
 
 
 def _denied_hint(low: str) -> str:
@@ -280,6 +329,7 @@ def _settings(environment: Mapping[str, str], has_credentials: bool) -> str:
     lines.append("[safe]\n\tdirectory = *")
     lines.append("[core]\n\thooksPath = /dev/null\n\tfsmonitor = false\n\tautocrlf = false")
     lines.append(
+        "[http]\n\tlowSpeedLimit = 1\n\tlowSpeedTime = 60\n"  # a server that hangs
         "[advice]\n\tdetachedHead = false\n[gc]\n\tauto = 0\n[maintenance]\n\tauto = false"
     )
     # Files of Git LFS are fetched together afterwards, if git-lfs is there, and no checkout fails

@@ -25,6 +25,8 @@ from pybuild.context.errors import (
 from pybuild.context.open import ContextOptions, GitOptions, open_context
 from pybuild.errors import Interrupted, PybuildError
 from pybuild.events import Event, Notice, TransferFinished, TransferOutcome
+from pybuild.registry.options import RegistryOptions
+from pybuild.registry.retry import RetryPolicy
 from tests.support.git_servers import (
     TOKEN,
     Repository,
@@ -45,6 +47,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     return make_repository(tmp_path_factory.mktemp("git"))
 
 
+QUICK = RegistryOptions(retry=RetryPolicy(tries=3, first_wait_seconds=0.01), timeout_seconds=2)
+
+
 @dataclass
 class Fetched:
     files: dict[str, str]
@@ -57,6 +62,7 @@ def fetch(url: str, folder: Path, git_options: GitOptions | None = None, **more:
     own = more.pop("environment", {})
     environment = {"HOME": str(folder), "PATH": os.environ["PATH"], **own}  # type: ignore[dict-item]
     more["git"] = git_options or GitOptions()
+    more.setdefault("web", QUICK)
     options = ContextOptions(folder / "work", environment=environment, **more)  # type: ignore[arg-type]
     with open_context(url, options, events.append) as root:
         files = {
@@ -467,3 +473,21 @@ def test_dockers_query(repository: Repository, tmp_path: Path, query: str, files
     assert files <= set(fetched.files)
     if "checksum" in query:
         assert fetched.files["state"] == "first"
+
+
+@pytest.mark.parametrize("failures", [2, 9])
+def test_a_host_that_is_down_for_a_while(
+    repository: Repository, tmp_path: Path, failures: int
+) -> None:
+    """503, and the connection broken in the middle of an answer; each counts as an attempt."""
+    environment = {"GIT_TOKEN": TOKEN}
+    with git_over_http(repository, failures=failures) as (url, _):
+        if failures < 3:
+            fetched = fetch(url, tmp_path, environment=environment)
+            assert fetched.files["state"] == "second"
+            notices = [event for event in fetched.events if isinstance(event, Notice)]
+            assert [event.code for event in notices].count("context-retry") == failures
+            return
+        with pytest.raises(GitUnreachable) as caught:
+            fetch(url, tmp_path, environment=environment)
+        assert "127.0.0.1" in caught.value.message and "attempt 3 of 3" in caught.value.message

@@ -100,6 +100,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     authorizations: ClassVar[list[str]]
     status: ClassVar[int]
     redirect: ClassVar[str]
+    failures: ClassVar[list[int]]
 
     def do_GET(self) -> None:
         self._answer(b"")
@@ -110,6 +111,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, body: bytes) -> None:
         given = self.headers.get("Authorization", "")
         self.authorizations.append(given)
+        if self.failures:
+            self._fail(self.failures.pop())
+            return
         if self.redirect:
             self.send_response(302)
             self.send_header("Location", self.redirect + self.path)
@@ -143,6 +147,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
+    def _fail(self, number: int) -> None:
+        """In turns: busy, or an answer that breaks off."""
+        self.send_response(200 if number % 2 else 503)
+        self.send_header("Content-Type", "application/x-git-upload-pack-advertisement")
+        self.send_header("Content-Length", "1000" if number % 2 else "0")
+        self.end_headers()
+        if number % 2:
+            self.wfile.write(b"001e# service=git-upload-pack\n0000")
+        self.close_connection = True
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -154,12 +168,15 @@ def git_over_http(
     status: int = 0,
     redirect: str = "",
     tls: tuple[Path, Path] | None = None,
+    failures: int = 0,
 ) -> Iterator[tuple[str, list[str]]]:
     """A server's URL, and the Authorization headers it got. `tls`: a certificate and its key;
-    without it is plain HTTP."""
+    without it is plain HTTP.
+    `failures`: that many requests fail first."""
     seen: list[str] = []
     handler = type("Handler", (_Handler,), {"root": repository.path.parent, "authorizations": seen,
-                                            "status": status, "redirect": redirect})  # fmt: skip
+                                            "status": status, "redirect": redirect,
+                                            "failures": list(range(failures))})  # fmt: skip
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     if tls is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
