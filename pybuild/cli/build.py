@@ -23,7 +23,15 @@ from pybuild.cli.options import source as source_options
 from pybuild.cli.parse import Values
 from pybuild.cli.session import Stop, reported
 from pybuild.errors import Source
-from pybuild.events import BuildFailed, BuildFinished, Event, EventSink, Level, Notice
+from pybuild.events import (
+    BuildFailed,
+    BuildFinished,
+    Event,
+    EventSink,
+    ImagePushed,
+    Level,
+    Notice,
+)
 
 if TYPE_CHECKING:
     from pybuild.context.find import DockerfileFound
@@ -110,11 +118,15 @@ def request_command(file: str, environment: Mapping[str, str]) -> int:
         write_result(path, {"schema": SCHEMA})
         return status
 
+    pushed: list[str] = []
+
     def keep(event: Event) -> None:
-        if isinstance(event, BuildFinished):
+        if isinstance(event, ImagePushed):
+            pushed.append(event.reference)
+        elif isinstance(event, BuildFinished):
             write_result(path, result_of(event, pushed=not values.switch("no-push")))
         elif isinstance(event, BuildFailed):
-            write_result(path, failure_of(event))
+            write_result(path, failure_of(event, pushed))
 
     job = Job(values, values.text("context"), lookup, environment)
     with reporting(values, environment, verbosity=quiet) as (sink, stop):

@@ -113,10 +113,11 @@ def result_of(finished: BuildFinished, *, pushed: bool) -> dict[str, object]:
     }
 
 
-def failure_of(failed: BuildFailed) -> dict[str, object]:
-    """The result of a build that failed: one key, `error`."""
+def failure_of(failed: BuildFailed, pushed: Sequence[str] = ()) -> dict[str, object]:
+    """The result of a build that failed: `error`, and which destinations have the image though."""
     return {
         "schema": SCHEMA,
+        **({"destinations": sorted(pushed)} if pushed else {}),
         "error": {
             "code": failed.code,
             "message": failed.message,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from pybuild.registry.credentials import AnonymousKeychain
 from pybuild.registry.keychain import SystemKeychain
 from pybuild.registry.options import RegistryOptions
 from tests.support.clouds import ECR_HOST, GAR_HOST, Clouds, running_clouds
-from tests.support.project import Finished, Project
+from tests.support.project import EXECUTOR, Finished, Project
 from tests.support.proxy import Instead, RegistryProxy, Tunnel, running_proxy
 from tests.support.registry import (
     Certificates,
@@ -390,6 +391,28 @@ def test_one_destination_that_fails_does_not_stop_the_others(
     assert f"the image is at {names[1]}, but {names[0]} lacks it" in run.error
     assert (has(other, f"part/a:{tag}"), has(plain, f"part/b:{tag}")) == (False, True)
     assert not (project.out / "digest").exists()
+
+
+def test_a_request_s_result_tells_each_destination(
+    project: Project, plain: RealRegistry, other: RealRegistry
+) -> None:
+    names = [f"{other.host}/told/a:1", f"{plain.host}/told/b:1"]
+    request = project.home / "request.json"
+    with running_proxy(other.host) as proxy:
+        proxy.rule = lambda method, path: Instead(403) if "/manifests/" in path else None
+        names[0] = f"{proxy.host}/told/a:1"
+        request.write_text(json.dumps({"schema": 1, "destinations": names}))
+        done = subprocess.run(
+            [str(EXECUTOR.with_name("pybuild")), "request", str(request)],
+            cwd=project.context,
+            env=project.environment({}),
+            capture_output=True,
+            timeout=60,
+        )
+    result = json.loads((project.home / "result.json").read_text())
+    assert done.returncode == 1
+    assert result["error"]["code"] == "push-incomplete"
+    assert result["destinations"] == names[1:]
 
 
 def test_an_immutable_tag(project: Project, plain: RealRegistry) -> None:
