@@ -189,6 +189,15 @@ def _variables() -> str:
     rows += [
         "| `DOCKER_CONFIG` | the folder with config.json or .dockerconfigjson; else `~/.docker` |",
         "| `DOCKER_AUTH_CONFIG` | the JSON of config.json itself; comes first |",
+        "| `REGISTRY_AUTH_FILE`, `XDG_RUNTIME_DIR`, `XDG_CONFIG_HOME` | where podman's auth.json "
+        "lies |",
+        "| `KANIKO_<HOST>_USER`, `KANIKO_<HOST>_PASSWORD` | credentials of one registry |",
+        "| `AWS_…`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_…`, `CI_REGISTRY…` | who we are for a "
+        "cloud or GitLab, see [Registries](registries.md) |",
+        "| `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY` | the way to registries and "
+        "addresses |",
+        "| `SSL_CERT_FILE`, `SSL_CERT_DIR` | further authorities, beside those in "
+        "`/kaniko/ssl/certs` |",
         "| `GIT_TOKEN`, `GIT_USERNAME`, `GIT_PASSWORD`, `GIT_PULL_METHOD` | see Contexts |",
         "| `SNAPSHOT_TIMEOUT_DURATION` | how long it may take to find what a RUN changed; no limit "
         "if not given |",
