@@ -14,8 +14,9 @@ from pybuild.image.reference import Reference, parse_reference
 from pybuild.registry.client import Client
 from pybuild.registry.credentials import Credentials
 from pybuild.registry.errors import PullDenied, PushDenied, Unauthorized
+from pybuild.registry.options import RegistryOptions
 from tests.support.fake_registry import FakeRegistry
-from tests.unit.registry.conftest import MakeClient
+from tests.unit.registry.conftest import QUICK, FixedKeychain, MakeClient
 
 ME = Credentials("me", "s3cret", origin="/kaniko/.docker/config.json")
 CONTENT = os.urandom(1000)
@@ -209,3 +210,35 @@ def test_credentials_are_by_repository(registry: FakeRegistry, make_client: Make
         if entry.method == "POST"
     }
     assert len(set(sent.values())) == 2
+
+
+class RotatingKeychain(FixedKeychain):
+    """Has another password once it is told that the first one was refused."""
+
+    def __init__(self, first: Credentials, second: Credentials) -> None:
+        super().__init__({"": first})
+        self._second = second
+        self.asked = 0
+
+    def renew(self, registry: str, repository: str) -> bool:
+        self.asked += 1
+        fresh = self._known.get("") != self._second
+        self._known = {"": self._second}
+        return fresh
+
+
+@pytest.mark.parametrize("good", [True, False], ids=["renewed", "wrong-all-the-same"])
+def test_credentials_that_ended_before_their_time_are_renewed(
+    guarded: FakeRegistry, good: bool
+) -> None:
+    ended = Credentials("me", "ended", origin="a helper")
+    keychain = RotatingKeychain(
+        ended, ME if good else Credentials("me", "wr0ng", origin="a helper")
+    )
+    with Client(RegistryOptions(retry=QUICK), keychain, lambda event: None) as client:
+        if good:
+            assert push(client, ref_to(guarded)) is TransferOutcome.DONE
+            assert keychain.asked == 1
+        else:
+            with pytest.raises(Unauthorized, match="the credentials are from a helper"):
+                push(client, ref_to(guarded))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from base64 import b64encode
@@ -214,3 +216,14 @@ def test_what_a_helper_gave_long_ago_and_is_refused_is_asked_for_again(
     monkeypatch.setattr(time, "monotonic", lambda: now + 60)
     assert chain.renew("a.io", "app")
     assert chain.credentials("a.io", "app").password == "2"
+
+
+def test_no_cloud_is_loaded_for_another_host() -> None:
+    """Loading them would cost each build what only a few need."""
+    code = (
+        "import sys; from pybuild.registry.keychain import SystemKeychain; "
+        "SystemKeychain({'AWS_ACCESS_KEY_ID': 'x'}).credentials('r.io', 'a'); "
+        "print([name for name in sys.modules if name.startswith('pybuild.registry.cloud.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "['pybuild.registry.cloud.hosts']"
