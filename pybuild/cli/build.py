@@ -224,6 +224,7 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
     from pybuild.dockerfile.parser import parse
     from pybuild.executor.mount_cache import MountCaches
     from pybuild.executor.request import BuildRequest, Services
+    from pybuild.isolation.fidelity import expected_fidelity
     from pybuild.executor.workspace import Workspace
     from pybuild.registry.client import Client
 
@@ -292,6 +293,7 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             push=not values.switch("no-push"),
             single_snapshot=values.switch("single-snapshot"),
             epoch=epoch,
+            fidelity=expected_fidelity(values.text("isolation")),
             parallel=build_options.parallel(values),
             ignored=build_options.ignored_paths(values),
             materialize="materialize" in values.texts and values.switch("materialize"),
@@ -356,6 +358,7 @@ def _isolation_opener(job: Job, context: Path, waiting: Waiting) -> OpenIsolatio
             candidates=_volumes(job, context),
             keep=(workspace.root, context, *_kept(job)),
             discard=workspace.discard,
+            allow_root_path=job.values.switch("allow-root-path"),
             force=job.values.switch("force"),
             waiting=waiting,
         )

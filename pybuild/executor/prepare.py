@@ -119,7 +119,7 @@ def _key_facts(request: BuildRequest) -> KeyFacts:
     compression = options.compression.value
     if options.reproducible:
         compression += f" {options.level}"
-    return KeyFacts(epoch=request.epoch, compression=compression)
+    return KeyFacts(request.fidelity, request.epoch, compression)
 
 
 def _take(

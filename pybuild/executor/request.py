@@ -51,6 +51,7 @@ class BuildRequest(Struct, frozen=True):
     push: bool = True
     single_snapshot: bool = False
     epoch: int | None = None
+    fidelity: str = "full"  # at least that of the isolation, for the cache keys
     parallel: int = 4
     ignored: tuple[str, ...] = ()  # paths, with patterns, that the image does not get
     materialize: bool = False  # the image is unpacked, also where all of it was cached

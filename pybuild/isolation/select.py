@@ -11,14 +11,14 @@ from pathlib import Path
 from msgspec import Struct
 
 from pybuild.errors import InputError
-from pybuild.isolation.capabilities import has_capability
 from pybuild.isolation.command import Isolation
 from pybuild.isolation.container import signs_of_container
 from pybuild.isolation.errors import IsolationUnsupported, NotInContainer
 from pybuild.isolation.faked_probe import try_faked
+from pybuild.isolation.fidelity import FULL, expected_fidelity, missing_in_place
 from pybuild.isolation.ground import ground_of, stuck_paths
 from pybuild.isolation.namespace import Namespace
-from pybuild.isolation.probe import CAP_SYS_ADMIN, Found, find_namespace
+from pybuild.isolation.probe import Found, find_namespace
 from pybuild.isolation.process import Runner
 from pybuild.isolation.removal import make_locked, remove_tree, times_kept
 from pybuild.isolation.rootless import Rootless
@@ -31,13 +31,6 @@ from pybuild.isolation.takeover import (
 from pybuild.isolation.turns import Waiting, shared_place
 
 NAMES = ("namespace", "takeover", "rootless")
-NEEDED_IN_PLACE = (
-    ("CAP_CHOWN", 0),
-    ("CAP_DAC_OVERRIDE", 1),
-    ("CAP_FOWNER", 3),
-    ("CAP_SETGID", 6),
-    ("CAP_SETUID", 7),
-)
 
 
 class ProbeResult(Struct, frozen=True):
@@ -73,7 +66,13 @@ def choose(name: str, workdir: Path, wishes: Wishes = _NO_WISHES) -> Isolation:
         raise InputError(f"unknown isolation {name}", hint=f"one of auto, {', '.join(NAMES)}")
     runner = Runner()
     try:
-        return _choose(name, workdir, wishes, runner)
+        chosen = _choose(name, workdir, wishes, runner)
+        if chosen.fidelity != FULL and expected_fidelity(name) == FULL:
+            raise IsolationUnsupported(  # cache entries would promise more than they keep
+                f"only isolation {chosen.name} works here, with less than root's usual rights",
+                hint=f"ask for it: --isolation={chosen.name}",
+            )
+        return chosen
     except BaseException:
         runner.close()
         raise
@@ -134,7 +133,7 @@ def _take_over(runner: Runner, workdir: Path, wishes: Wishes, reason: str) -> Ta
 
 def find_takeover() -> Found:
     """An empty `reason` means that it can work; nothing is changed by looking."""
-    missing = [name for name, number in NEEDED_IN_PLACE if not has_capability(number)]
+    missing = missing_in_place()
     if os.geteuid() != 0:
         return Found(None, f"uid {os.geteuid()} is not root", "set runAsUser: 0")
     if missing:
@@ -167,17 +166,6 @@ def find_rootless(runner: Runner, workdir: Path) -> Found:
             "set readOnlyRootFilesystem: false",
         )
     return try_faked(runner, workdir)
-
-
-def expected_fidelity(name: str) -> str:
-    """That of the isolation which `choose` will give, by a look that costs nothing: cache keys
-    need it before anything is tried."""
-    if name == "rootless":
-        return Rootless.fidelity
-    if name == "takeover" or has_capability(CAP_SYS_ADMIN):
-        return Takeover.fidelity
-    needed = all(has_capability(number) for _, number in NEEDED_IN_PLACE)
-    return Takeover.fidelity if needed else Rootless.fidelity
 
 
 def probe_all(workdir: Path) -> tuple[ProbeResult, ...]:

@@ -56,6 +56,12 @@ BUILD_FLAGS = (
         commands=ALL,
     ),
     switch("force", Group.BUILD, "allow takeover isolation outside a container"),
+    switch(
+        "allow-root-path",
+        Group.BUILD,
+        "accept files in which a RUN of isolation rootless left the path /.root/",
+        kaniko=False,
+    ),
     text(
         "kaniko-dir",
         Group.BUILD,
