@@ -37,6 +37,8 @@ from pybuild.isolation.tracee import (
 
 TYPE_CHECKING = False  # `typing` is too much to load here
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pybuild.isolation.listener import Identities
 
 BASIC = 0x7FF  # STATX_BASIC_STATS
@@ -86,10 +88,11 @@ class Files:
             uid, gid = self._owners.usual(uid, gid)
         WORD.pack_into(found, self._uid_at, uid)
         WORD.pack_into(found, self._gid_at, gid)
-        if known is not None and known.kind:
+        if known is not None and (known.kind or known.mode != KEPT):
             (mode,) = WORD.unpack_from(found, self._mode_at)
-            WORD.pack_into(found, self._mode_at, stat.S_IMODE(mode) | known.kind)
-            struct.pack_into("=Q", found, self._rdev_at, known.rdev)
+            WORD.pack_into(found, self._mode_at, _mode(mode, known))
+            if known.kind:
+                struct.pack_into("=Q", found, self._rdev_at, known.rdev)
         if call.width == 64:
             data = bytes(found[: self._size])
             self._kernel.write(call, address, as_stat64(self._machine, call.abi, data))
@@ -110,9 +113,10 @@ class Files:
         owner = struct.unpack_from("=II", data, STATX_UID)
         uid, gid, known = self._owners.shown(path, flags, key, *owner)
         struct.pack_into("=II", data, STATX_UID, uid, gid)
-        if known is not None and known.kind:
+        if known is not None:
             (mode,) = struct.unpack_from("=H", data, STATX_MODE)
-            struct.pack_into("=H", data, STATX_MODE, stat.S_IMODE(mode) | known.kind)
+            struct.pack_into("=H", data, STATX_MODE, _mode(mode, known))
+        if known is not None and known.kind:
             numbers = (os.major(known.rdev), os.minor(known.rdev))
             struct.pack_into("=II", data, STATX_RDEV, *numbers)
         self._kernel.write(call, address, bytes(data[:STATX_SIZE]))
@@ -151,6 +155,44 @@ class Files:
         known.uid = known.uid if uid == KEPT else uid
         known.gid = known.gid if gid == KEPT else gid
         known.capability = b""
+        if known.mode != KEPT:
+            known.mode &= ~(stat.S_ISUID | (stat.S_ISGID if known.mode & stat.S_IXGRP else 0))
+        return 0
+
+    # --- chmod(2) ---
+
+    def chmod(self, call: Notification) -> int:
+        return self._chmod(
+            call, call.args[1], lambda: self._kernel.place(call, AT_FDCWD, call.args[0])
+        )
+
+    def fchmod(self, call: Notification) -> int:
+        return self._chmod(call, call.args[1], lambda: (self._kernel.of_fd(call, call.args[0]), 0))
+
+    def fchmodat(self, call: Notification) -> int:
+        directory, path, mode = call.args[:3]
+        return self._chmod(call, mode, lambda: self._kernel.place(call, directory, path))
+
+    def fchmodat2(self, call: Notification) -> int:
+        directory, path, mode, flags = call.args[:4]
+        return self._chmod(call, mode, lambda: self._kernel.place(call, directory, path, flags))
+
+    def _chmod(self, call: Notification, mode: int, place: Callable[[], tuple[bytes, int]]) -> int:
+        """The kernel does what it can do as well."""
+        who, mode = self._who.of(call.pid), mode & 0o7777
+        may = who.can(identity.CAP_FOWNER)
+        if may and mode & stat.S_IRWXU == stat.S_IRWXU and not self._owners.has_modes:
+            raise Passed
+        path, flags = place()
+        found = self._owners.find(path, flags)
+        if stat.S_ISLNK(found.mode):
+            raise Failed(errno.EOPNOTSUPP)
+        if not may and who.uids[3] != found.uid:
+            raise Failed(errno.EPERM)
+        if not who.can(identity.CAP_FSETID) and found.gid not in (who.gids[3], *who.groups):
+            mode &= ~stat.S_ISGID
+        self._kernel.check(call)
+        self._owners.set_mode(path, flags, mode)
         return 0
 
     # --- execve(2), chroot(2) ---
@@ -190,6 +232,11 @@ class Files:
             path = self._kernel.text(call.pid, call.args[0])
             self._owners.refuse(b"chroot " + path)
         raise Passed
+
+
+def _mode(on_disk: int, known: Known) -> int:
+    bits = stat.S_IMODE(on_disk) if known.mode == KEPT else known.mode
+    return bits | (known.kind or stat.S_IFMT(on_disk))
 
 
 def _capability(known: Known | None) -> bytes:

@@ -14,7 +14,7 @@ import stat
 import struct
 
 from pybuild.isolation import identity
-from pybuild.isolation.owners import Owners
+from pybuild.isolation.owners import Owners, open_mode
 from pybuild.isolation.tracee import (
     AT_FDCWD,
     AT_SYMLINK_NOFOLLOW,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pybuild.isolation.listener import Identities
 
 TMPFILE_BIT = 0o20000000
+OPEN = 0o600  # bits of a file's mode that let our own user at it
 DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 
 
@@ -65,7 +66,9 @@ class Making:
     def _open(
         self, call: Notification, directory: int, address: int, flags: int, mode: int
     ) -> int | None:
-        owner = self._maker(call)
+        owner = self._owner(call)
+        if owner == (0, 0) and mode & OPEN == OPEN:
+            raise Passed
         nofollow = flags & (os.O_EXCL | os.O_NOFOLLOW)
         place = self._kernel.place(call, directory, address, AT_SYMLINK_NOFOLLOW if nofollow else 0)
         path = place[0]
@@ -73,14 +76,17 @@ class Making:
         if not unnamed and (os.path.lexists if nofollow else os.path.exists)(path):
             raise Passed
         self._kernel.check(call)
+        mode = self._mode(call, mode)
         try:
-            fd = os.open(path, flags & 0x7FFFFFFF, self._mode(call, mode))
+            fd = os.open(path, flags & 0x7FFFFFFF, open_mode(mode, directory=False))
         except OSError as error:
             raise Failed(error.errno or errno.EIO) from error
         try:
             own = b"/proc/self/fd/%d" % fd
             parent = path if unnamed else os.path.dirname(os.path.realpath(path))
             self._owners.made(own, 0, owner, parent)
+            if mode & OPEN != OPEN:
+                self._owners.set_mode(own, 0, mode)
             return self._kernel.give(call, fd, close_on_exec=bool(flags & os.O_CLOEXEC))
         finally:
             os.close(fd)
@@ -97,13 +103,19 @@ class Making:
         """One that is shown as missing is made by showing it."""
         path, flags = self._kernel.place(call, directory, address, AT_SYMLINK_NOFOLLOW)
         if self._owners.has_absent and os.path.isdir(path) and self._owners.appear(path):
-            os.chmod(path, self._mode(call, mode & 0o1777))
             self._owners.made(path, flags, self._owner(call), os.path.dirname(path))
+            self._owners.set_mode(path, flags, self._mode(call, mode & 0o1777))
             return 0
-        owner = self._maker(call)
-        return self._make(
-            call, path, owner, lambda: os.mkdir(path, self._mode(call, mode & 0o1777))
-        )
+        owner = self._owner(call)
+        if owner == (0, 0) and mode & stat.S_IRWXU == stat.S_IRWXU:
+            raise Passed
+        mode = self._mode(call, mode & 0o1777)
+        made = open_mode(mode, directory=True)
+        self._make(call, path, owner, lambda: os.mkdir(path, made))
+        if made != mode:
+            above = self._owners.find(os.path.dirname(path.rstrip(b"/")), 0).mode
+            self._owners.set_mode(path.rstrip(b"/"), flags, mode | above & stat.S_ISGID)
+        return 0
 
     def symlink(self, call: Notification) -> int:
         return self._symlink(call, call.args[0], AT_FDCWD, call.args[1])

@@ -4,6 +4,7 @@ It asks the listener about every call that tells or changes identity, owners, ca
 capabilities and devices, and lets all others pass. Why each is in the table:
 
 * identity: not answered by the filter itself with a plain 0, because after `su bob` that is wrong;
+* the mode: root can write where a mode says that nobody can;
 * the stat family: programs copy owners that they see (`cp -a`, `useradd` rewriting /etc/passwd);
 * what makes a file: it belongs to whoever the process believes to be;
 * execve: capabilities change there, and the setuid bit counts;
@@ -96,6 +97,10 @@ fchownat         260        298  54   325
 chown16          -          182  -    182
 lchown16         -          16   -    16
 fchown16         -          95   -    95
+chmod            90         15   -    15
+fchmod           91         94   52   94
+fchmodat         268        306  53   333
+fchmodat2        452        452  452  452
 stat             4          -    -    -
 lstat            6          -    -    -
 fstat            5          -    80   -

@@ -12,7 +12,7 @@ import struct
 from pybuild.isolation.tracee import KEPT, Failed, Kernel
 
 # as the fields of ownership.Record
-RecordTuple = tuple[int, int, int, int, int, bytes, int, int]
+RecordTuple = tuple[int, int, int, int, int, bytes, int, int, int]
 
 # offsets of mode, uid, gid, rdev in the kernel's own struct stat; device and inode are the first
 OFFSETS = {"x86_64": (24, 28, 32, 40), "aarch64": (16, 24, 28, 32)}
@@ -21,10 +21,15 @@ BIRTH, BIRTH_AT = 0x800, 80  # STATX_BTIME, offset of stx_btime
 REFUSED_LIMIT = 20
 
 
+def open_mode(mode: int, *, directory: bool) -> int:
+    """The mode on disk of a file that is to have another."""
+    return mode | (0o700 if directory else 0o600)
+
+
 class Known:
     """What is recorded of one file."""
 
-    __slots__ = ("birth", "capability", "gid", "kind", "rdev", "uid")
+    __slots__ = ("birth", "capability", "gid", "kind", "mode", "rdev", "uid")
 
     def __init__(
         self,
@@ -34,6 +39,7 @@ class Known:
         capability: bytes = b"",
         rdev: int = 0,
         kind: int = 0,
+        mode: int = KEPT,
     ) -> None:
         self.birth = birth
         self.uid = uid
@@ -41,10 +47,11 @@ class Known:
         self.capability = capability
         self.rdev = rdev
         self.kind = kind
+        self.mode = mode
 
 
 class Found:
-    """A file: its mode on disk, its owner as shown."""
+    """A file: its owner and mode as shown; the type is that on disk."""
 
     __slots__ = ("gid", "key", "known", "mode", "uid")
 
@@ -74,6 +81,7 @@ class Owners:
             except OSError:
                 continue
             self._absent[found.st_dev, found.st_ino] = path
+        self.has_modes = any(one.mode != KEPT for one in self._known.values())
         self._refused: dict[bytes, None] = {}
         self.may_chroot = False  # in a user namespace of our own
 
@@ -83,7 +91,7 @@ class Owners:
 
     def records(self) -> list[RecordTuple]:
         return [
-            (*key, one.birth, one.uid, one.gid, one.capability, one.rdev, one.kind)
+            (*key, one.birth, one.uid, one.gid, one.capability, one.rdev, one.kind, one.mode)
             for key, one in self._known.items()
         ]
 
@@ -126,7 +134,10 @@ class Owners:
         data = self._kernel.stat(path, flags)
         key = KEY.unpack_from(data, 0)
         mode, uid, gid = (WORD.unpack_from(data, at)[0] for at in self._offsets[:3])
-        return Found(key, mode, *self.shown(path, flags, key, uid, gid))
+        uid, gid, known = self.shown(path, flags, key, uid, gid)
+        if known is not None and known.mode != KEPT:
+            mode = stat.S_IFMT(mode) | known.mode
+        return Found(key, mode, uid, gid, known)
 
     def note(self, path: bytes, flags: int) -> Known:
         """The record of a file, a new one if there is none. Its birth is that of the file as it is
@@ -152,6 +163,20 @@ class Owners:
         if above.mode & stat.S_ISGID:
             known.gid = above.gid
         return known
+
+    def set_mode(self, path: bytes, flags: int, mode: int) -> None:
+        """chmod(2), but that the file stays open to our user."""
+        (found,) = WORD.unpack_from(self._kernel.stat(path, flags), self._offsets[0])
+        on_disk = open_mode(mode, directory=stat.S_ISDIR(found))
+        try:
+            os.chmod(path, on_disk)
+        except OSError as error:
+            raise Failed(error.errno or errno.EIO) from error
+        if on_disk != mode:
+            self.has_modes = True
+            self.note(path, flags).mode = mode
+        elif self.has_modes:
+            self.note(path, flags).mode = KEPT
 
     def _birth(self, path: bytes, flags: int) -> int:
         """In nanoseconds; 0 where the filesystem has none."""

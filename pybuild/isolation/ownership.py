@@ -21,7 +21,9 @@ class Record(Struct, frozen=True):
     `device`, `inode` and `birth_ns` identify it: an inode number is used again when a file is
     gone, its time of birth (statx(2), stx_btime) is not; 0 where the filesystem has none.
     `capability` is what the file has as security.capability, b"" for nothing. A device node is an
-    empty regular file on disk, and `kind` (stat.S_IFCHR or S_IFBLK) and `rdev` tell what it is."""
+    empty regular file on disk, and `kind` (stat.S_IFCHR or S_IFBLK) and `rdev` tell what it is.
+    Root can read and write what its mode closes to it, and our user can't: such a file has
+    `mode`, and on disk the bits for its owner in addition (rw, of a directory rwx)."""
 
     device: int
     inode: int
@@ -31,6 +33,7 @@ class Record(Struct, frozen=True):
     capability: bytes = b""
     rdev: int = 0
     kind: int = 0
+    mode: int = NEVER
 
 
 class Faked(Struct, frozen=True):

@@ -25,6 +25,7 @@ from pybuild.rootfs.walk import Listing, entry_from, listing
 Key = tuple[int, int]
 CAPABILITY = "security.capability"
 NEW_FOLDER_MODE = 0o755  # of one that is at the top of the container, and not of the image
+_AS_ROOT = Record(0, 0, 0, 0, 0)
 _NODES = {stat.S_IFCHR: Kind.CHAR, stat.S_IFBLK: Kind.BLOCK}
 
 
@@ -122,6 +123,7 @@ class Unowned(Surface):
             birth = 0 if self._tops and entry.path in self._tops.folders else birth_of(place)
             if closed:
                 self._modes[key] = (birth, entry.mode)
+                record = replace(record or _AS_ROOT, mode=entry.mode)
             if record is not None:
                 self._records[key] = replace(record, device=key[0], inode=key[1], birth_ns=birth)
 
@@ -157,7 +159,8 @@ class Unowned(Surface):
         record = self._records.get((status.st_dev, status.st_ino))
         if record is None:
             return 0
-        return hash((record.uid, record.gid, record.capability, record.rdev, record.kind)) | 1
+        owner = (record.uid, record.gid)
+        return hash((*owner, record.capability, record.rdev, record.kind, record.mode)) | 1
 
     # -- what a file is to be
 
@@ -168,7 +171,12 @@ class Unowned(Surface):
         known = old if same else None
         uid, gid = self._owner(path, record, known)
         is_top = self._tops is not None and path in self._tops.folders
-        mode = self._top_mode(status, path, old) if is_top else self._mode(place, status, known)
+        if record is not None and record.mode != NEVER:
+            mode = record.mode
+        elif is_top:
+            mode = self._top_mode(status, path, old)
+        else:
+            mode = self._mode(place, status, known)
         found = replace(found, uid=uid, gid=gid, mode=mode, xattrs=_xattrs(found, record, known))
         if record is not None and record.kind and found.kind == Kind.FILE:
             major, minor = os.major(record.rdev), os.minor(record.rdev)

@@ -184,6 +184,27 @@ CASES = {
         "t cap_net_raw=ep\nv cap_net_raw=ep\n",
         records={"t": [-1, -1, NET_RAW, 0, 0], "u": plain(3, -1), "v": [-1, -1, NET_RAW, 0, 0]},
     ),
+    "what is closed to its owner": Case(  # who is root, and can do everything with it
+        "mkdir -m 555 d; touch d/f; mkdir d/e; chmod 0 d/f; echo x >> d/f; cat d/f; chmod 0500 d/e;"
+        " rmdir d/e; stat -c '%n %a' d d/f; umask 777; touch n; mkdir m; umask 22;"
+        " stat -c '%n %a' n m;"
+        " rm -r m; chmod 600 n; stat -c %a n; cp -p d/f g; stat -c %a g; ls -l g | cut -c1-10;"
+        " chmod 6111 g; chown 3 g; stat -c '%a %u' g; chmod u+rw g; stat -c %a g;"
+        " install -d -m 0550 -o 5 i; stat -c '%a %u' i",
+        "x\nd 555\nd/f 0\nn 0\nm 0\n600\n0\n----------\n111 3\n711\n550 5\n",
+        records={
+            "d": [0, 0, "", 0, 0, "0o555"],
+            "d/f": [-1, -1, "", 0, 0, "0o0"],
+            "g": plain(3, 0),
+            "i": [5, 0, "", 0, 0, "0o550"],
+            "n": plain(-1, -1),
+        },
+    ),
+    "who may change a mode": Case(
+        "touch f; chmod 644 f; setpriv --reuid=33 --clear-groups sh -c 'chmod 600 f; touch own;"
+        " chmod 400 own; stat -c %a own' 2>/dev/null; stat -c %a f own",
+        "400\n644\n400\n",
+    ),
     "su": Case(
         "chmod 1777 .; su -s /bin/sh daemon -c 'id; touch f; mkdir d; id -u > out; chown 0 f';"
         " id -u; stat -c '%n %u %g' f d out; setpriv --reuid=33 --regid=33 --init-groups id",

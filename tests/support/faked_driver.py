@@ -32,6 +32,8 @@ def by_path(folder: Path, records: list[Record]) -> dict[str, list[object]]:
         record = known.get((info.st_dev, info.st_ino))
         if record is not None:
             fields = [record.uid, record.gid, record.capability.hex(), record.kind, record.rdev]
+            if record.mode >= 0:
+                fields.append(oct(record.mode))
             found[str(path.relative_to(folder))] = fields
     return found
 

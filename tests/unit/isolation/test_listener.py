@@ -136,7 +136,7 @@ def record_of(path: Path, *, birth: int | None = None, **fields: int) -> RecordT
     born = seconds * 1_000_000_000 + nanoseconds if birth is None else birth
     values = {"uid": -1, "gid": -1, "rdev": 0, "kind": 0} | fields
     owner = (values["uid"], values["gid"])
-    return (info.st_dev, info.st_ino, born, *owner, b"", values["rdev"], values["kind"])
+    return (info.st_dev, info.st_ino, born, *owner, b"", values["rdev"], values["kind"], -1)
 
 
 @needs_known_machine
