@@ -339,6 +339,19 @@ def test_the_check_leaves_nothing_open(project: Project, plain: RealRegistry) ->
     assert open_uploads(plain) == []
 
 
+def test_who_may_not_delete_leaves_nothing_open_either(
+    project: Project, tokens: TokenServer, tokened: RealRegistry
+) -> None:
+    """distribution wants the right to delete for giving an upload up; no push asks for that."""
+    tokens.rights = {"me:team/check": "pull,push"}
+    environment = docker_config(project, {tokened.host: "me:s3cret"})
+    for _ in range(2):
+        flags = (f"-d={tokened.host}/team/check:1", "--reproducible")
+        run = build(project, *flags, environment=environment)
+        assert run.status == 0, run.text
+    assert open_uploads(tokened) == []
+
+
 def test_the_check_can_be_skipped(project: Project, plain: RealRegistry) -> None:
     with running_proxy(plain.host) as proxy:
         assert build(project, f"-d={proxy.host}/skip:1", "--reproducible").status == 0
