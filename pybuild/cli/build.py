@@ -224,7 +224,6 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
     from pybuild.dockerfile.parser import parse
     from pybuild.executor.mount_cache import MountCaches
     from pybuild.executor.request import BuildRequest, Services
-    from pybuild.isolation.fidelity import expected_fidelity
     from pybuild.executor.workspace import Workspace
     from pybuild.registry.client import Client
 
@@ -293,7 +292,7 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             push=not values.switch("no-push"),
             single_snapshot=values.switch("single-snapshot"),
             epoch=epoch,
-            fidelity=expected_fidelity(values.text("isolation")),
+            fidelity=_fidelity(values),
             parallel=build_options.parallel(values),
             ignored=build_options.ignored_paths(values),
             materialize="materialize" in values.texts and values.switch("materialize"),
@@ -318,6 +317,13 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             secrets_options.secrets(values, environment),
         )
         yield request, services
+
+
+def _fidelity(values: Values) -> str:
+    """For a plan, that of the build which the same command would be with the usual flags."""
+    from pybuild.isolation.fidelity import expected_fidelity
+
+    return expected_fidelity(values.text("isolation") if "isolation" in values.texts else "auto")
 
 
 def _patterns(found: DockerfileFound) -> Patterns | None:
