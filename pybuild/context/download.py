@@ -189,7 +189,7 @@ class Download:
         wanted = {"Range": f"bytes={self._done}-", **self._validator} if self._can_resume else {}
         for _ in range(_REDIRECTS):
             reply = self._exchange(self._remote.request(wanted))
-            if reply.status in (200, 206):
+            if reply.status in (200, 206) or self._is_at_end(reply):
                 return reply
             headers, body = reply.headers, reply.read(_REFUSAL_LIMIT)
             other = self._remote.moved(reply.status, headers, body)
@@ -201,6 +201,10 @@ class Download:
     @property
     def _can_resume(self) -> bool:
         return self._done > 0 and bool(self._validator)
+
+    def _is_at_end(self, reply: Reply) -> bool:
+        """Whether the server says that there is no more than came (RFC 9110, 15.5.17)."""
+        return reply.status == 416 and reply.header("content-range") == f"bytes */{self._done}"
 
     def _exchange(self, request: Request) -> Reply:
         """Follows redirects, never from https to http; what says who we are stays with the host
@@ -267,15 +271,17 @@ class Download:
             if self._size is not None and found[3] not in ("*", str(self._size)):
                 raise self._changed()
             return reply.chunks()
+        self._size = _length(reply)
+        if reply.status == 416:
+            self._size = self._done  # more was announced than there is
+            return iter(())
         return self._without_known(reply)
 
     def _note_first(self, reply: Reply) -> None:
         if reply.status == 206:
             raise BadReply("it answers with a part that was not asked for")
         headers = reply.headers
-        length = headers.get("content-length", "")
-        known = "transfer-encoding" not in headers and length.isdigit()
-        self._size = int(length) if known else None
+        self._size = _length(reply)
         self._validator = self._remote.validator(headers)
         self._checks = Checks(self._remote.checks(headers))
 
@@ -349,6 +355,12 @@ class _Patience:
         self._waited += wait
         if self._closed.wait(wait):
             raise ContextUnreachable(told)
+
+
+def _length(reply: Reply) -> int | None:
+    """Of the body, where the answer tells it."""
+    text = reply.header("content-length")
+    return int(text) if text.isdigit() and not reply.header("transfer-encoding") else None
 
 
 def _host(shown: str) -> str:

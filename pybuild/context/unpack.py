@@ -31,6 +31,7 @@ from pybuild.events import (
 from pybuild.layer.apply import UnpackStyle, unpack_layer
 from pybuild.layer.compress import decompress, read_ahead
 from pybuild.layer.disk import open_mode
+from pybuild.layer.errors import BadArchive
 from pybuild.layer.tar import is_header
 from pybuild.rootfs.entry import Entry, Kind
 from pybuild.rootfs.index import Tree
@@ -111,9 +112,16 @@ def _tar_of(chunks: Iterable[bytes], shown: str) -> Iterator[bytes]:
     if len(start) < _BLOCK or not (is_header(start[:_BLOCK]) or not any(start[:_BLOCK])):
         raise NoArchive(f"{shown} is no tar archive: it begins with {start[:_SHOWN]!r}", hint=_HINT)
     yield start
-    yield from plain
+    tail = start[-_BLOCK:]
+    for chunk in plain:
+        tail = (tail + chunk)[-_BLOCK:] if len(chunk) < _BLOCK else chunk[-_BLOCK:]
+        yield chunk
     for _ in source:  # what follows the archive is read too: checksums are over everything
         pass
+    if any(tail):
+        # Readers take the end of the data for the end of the archive, and whoever wrote into a
+        # pipe may have been stopped just between two files.
+        raise BadArchive("the archive has no end: it was cut off")
 
 
 _HINT = "a context is a tar, plain or compressed by gzip, zstd, bzip2 or xz"
