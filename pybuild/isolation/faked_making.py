@@ -67,11 +67,14 @@ class Making:
         self, call: Notification, directory: int, address: int, flags: int, mode: int
     ) -> int | None:
         owner = self._owner(call)
-        if owner == (0, 0) and mode & OPEN == OPEN:
-            raise Passed
         nofollow = flags & (os.O_EXCL | os.O_NOFOLLOW)
+        usual = owner == (0, 0) and mode & OPEN == OPEN
+        if usual and not (nofollow and self._kernel.links):
+            raise Passed
         place = self._kernel.place(call, directory, address, AT_SYMLINK_NOFOLLOW if nofollow else 0)
         path = place[0]
+        if usual and not self._kernel.led_on:
+            raise Passed
         unnamed = bool(flags & TMPFILE_BIT)
         if not unnamed and (os.path.lexists if nofollow else os.path.exists)(path):
             raise Passed
@@ -107,7 +110,8 @@ class Making:
             self._owners.set_mode(path, flags, self._mode(call, mode & 0o1777))
             return 0
         owner = self._owner(call)
-        if owner == (0, 0) and mode & stat.S_IRWXU == stat.S_IRWXU:
+        usual = owner == (0, 0) and mode & stat.S_IRWXU == stat.S_IRWXU
+        if usual and not self._kernel.led_on:
             raise Passed
         mode = self._mode(call, mode & 0o1777)
         made = open_mode(mode, directory=True)
@@ -124,8 +128,8 @@ class Making:
         return self._symlink(call, *call.args[:3])
 
     def _symlink(self, call: Notification, content: int, directory: int, address: int) -> int:
-        owner = self._maker(call)
         path, _ = self._kernel.place(call, directory, address, AT_SYMLINK_NOFOLLOW)
+        owner = self._maker(call)
         text = self._kernel.text(call.pid, content)
         return self._make(call, path, owner, lambda: os.symlink(text, path))
 
@@ -140,8 +144,8 @@ class Making:
     ) -> int:
         kind = stat.S_IFMT(mode)
         if kind not in DEVICES:
-            owner = self._maker(call)
             path, _ = self._kernel.place(call, directory, address, AT_SYMLINK_NOFOLLOW)
+            owner = self._maker(call)
             ours = kind | self._mode(call, mode)
             return self._make(call, path, owner, lambda: os.mknod(path, ours))
         if not self._who.of(call.pid).can(identity.CAP_MKNOD):
@@ -176,9 +180,9 @@ class Making:
         return who.uids[3], who.gids[3]
 
     def _maker(self, call: Notification) -> tuple[int, int]:
-        """As `_owner`. Raises Passed for root."""
+        """As `_owner`. Raises Passed for root, but where the kernel would find a link of ours."""
         owner = self._owner(call)
-        if owner == (0, 0):
+        if owner == (0, 0) and not self._kernel.led_on:
             raise Passed
         return owner
 

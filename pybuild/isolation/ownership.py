@@ -43,8 +43,10 @@ class Faked(Struct, frozen=True):
     RUNs, and of the base each file that has another owner than 0:0, a capability, or is a device:
     a file without a record is shown as root's. `absent` names directories (absolute paths) that
     are on disk only because nobody can make them there: an empty one is shown as missing, and
-    mkdir(2) of it succeeds."""
+    mkdir(2) of it succeeds. `links` has names in `/` that can't be made or removed, and where each
+    leads: a call that would not follow the link means what is there."""
 
     ids: Ids
     records: tuple[Record, ...] = ()
     absent: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()

@@ -91,6 +91,7 @@ def _faked(faked: Faked) -> dict[str, object]:
         "ids": (faked.ids.uid, faked.ids.gid, faked.ids.groups),
         "records": [astuple(record) for record in faked.records],
         "absent": [os.fsencode(path) for path in faked.absent],
+        "links": {os.fsencode(name): os.fsencode(place) for name, place in faked.links},
     }
 
 

@@ -105,6 +105,8 @@ class Kernel:
         self._open_safely = _system_call(long, text, text, long)
         self._look_closely = _system_call(long, text, long, long, pointer)
         self.chrooted = False  # whether any process may have another root than ours
+        self.links: dict[bytes, bytes] = {}  # as ownership.Faked has them
+        self.led_on = b""  # where one of these led the last time, if it did
         self._held: list[int] = []
         self._used_fd = b""
         self._in = bytearray(NOTIFICATION.size)
@@ -238,6 +240,11 @@ class Kernel:
         nothing = address == 0 and flags & AT_EMPTY_PATH  # Linux 6.11
         path = b"" if nothing else self.text(notification.pid, address)
         follow = not flags & AT_SYMLINK_NOFOLLOW
+        self.led_on = b""
+        if self.links and not follow:
+            self.led_on = self._behind_link(notification, directory, path)
+            if self.led_on:
+                return self.led_on, AT_SYMLINK_NOFOLLOW
         if self.chrooted and path:
             other = self._in_other_root(notification, directory, path, follow=follow)
             if other is not None:
@@ -250,6 +257,18 @@ class Kernel:
         if not flags & AT_EMPTY_PATH:
             raise Failed(errno.ENOENT)
         return self.of_fd(notification, directory), 0
+
+    def _behind_link(self, notification: Notification, directory: int, path: bytes) -> bytes:
+        """Where the name in `/` that a path is leads, if it is one of `links`; else b""."""
+        name = path.strip(b"/")
+        place = self.links.get(b"/" + name, b"")
+        if place and not path.startswith(b"/"):
+            try:
+                start = os.readlink(self.of_fd(notification, directory))
+            except OSError as error:
+                raise Failed(error.errno or errno.EIO) from error
+            return place if start == b"/" else b""
+        return place
 
     def _in_other_root(
         self, notification: Notification, directory: int, path: bytes, *, follow: bool
