@@ -170,7 +170,8 @@ class _Maker:
             case "cache":
                 self._check_target(mount, is_folder=True)
                 place = self._held[self.identity(mount)]
-                return RunMount("bind", mount.target, place, read_only=mount.read_only)
+                owner = (mount.uid, mount.gid)
+                return RunMount("bind", mount.target, place, mount.read_only, 0, *owner)
             case _:
                 return self._bind(mount)
 

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from pybuild.isolation.command import Mounting, Network, Output, Root, RunCommand, StackedLayer
+from pybuild.isolation.command import (
+    Mounting,
+    Network,
+    Output,
+    Root,
+    RunCommand,
+    RunMount,
+    StackedLayer,
+)
 from pybuild.isolation.errors import (
     RootPathKept,
     RunFlagUnsupported,
@@ -20,7 +28,7 @@ from pybuild.isolation.errors import (
 )
 from pybuild.isolation.ground import find_tops, ground_of
 from pybuild.isolation.in_place import is_file, links_told
-from pybuild.isolation.ownership import Faked
+from pybuild.isolation.ownership import Faked, Record
 from pybuild.isolation.process import Request, status_of
 from pybuild.isolation.removal import remove_tree
 from pybuild.isolation.run_environment import with_settings
@@ -37,7 +45,8 @@ if TYPE_CHECKING:
 NEEDLE = f"/{LINKS}/".encode()
 _CHUNK = 1 << 20
 _TAIL = 1 << 14  # of what a RUN writes, to tell why it failed
-_DENIED = re.compile(rb"""['"`:\s\xe2\x80\x98]+/([A-Za-z0-9._-]+)/?['"`:\s\xe2][^\n]*denied""")
+# `mkdir: cannot create directory '/x': Permission denied`, in the words of many programs
+_DENIED = re.compile(rb"""['"`\s\x98]/([^/\n'"`:\xe2]+)/?(?:['"`:]|\xe2\x80\x99)[^\n]*denied""")
 
 
 class Rootless:
@@ -192,6 +201,8 @@ class _RootlessRoot:
             raise TopNameMissing(sorted(missing))
 
     def _request(self, command: RunCommand) -> Request:
+        """With all mounts in place."""
+        tops = self._isolation.tops
         return Request(
             argv=command.argv,
             env=command.env,
@@ -203,8 +214,21 @@ class _RootlessRoot:
             operations=(("in_place",),),
             capabilities=0,
             weak_bounding=True,
-            faked=Faked(command.ids, self._surface.records(), self._surface.absent()),
+            faked=Faked(
+                command.ids,
+                (*self._surface.records(), *_owners_of(command.mounts)),
+                self._surface.absent(),
+                tuple((f"/{name}", f"/{LINKS}/{name}") for name in tops.links) if tops else (),
+            ),
         )
+
+
+def _owners_of(mounts: Sequence[RunMount]) -> Iterator[Record]:
+    """What stands for a mount belongs to whom the mount says."""
+    for mount in mounts:
+        if mount.uid or mount.gid:
+            found = os.stat(mount.target)
+            yield Record(found.st_dev, found.st_ino, 0, mount.uid, mount.gid)
 
 
 class _Tail:
@@ -230,7 +254,8 @@ def with_programs(command: RunCommand, folder: Path) -> RunCommand:
     moved: dict[str, str] = {}
     for mount in command.mounts:
         if mount.kind == "file" and mount.target.startswith("/dev/") and mount.source is not None:
-            place = folder / f"program-{len(moved)}"
+            place = folder / f"program-{len(moved)}" / Path(mount.target).name
+            place.parent.mkdir()
             mount.source.replace(place)
             moved[mount.target] = str(place)
     return replace(
