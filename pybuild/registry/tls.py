@@ -117,12 +117,23 @@ def _no_tls(error: ssl.SSLError, host: str) -> RegistryError:
             f"{host} does not speak TLS: it seems to be a plain HTTP server",
             hint=f"allow plain HTTP with --insecure-registry={host}",
         )
-    if error.reason and "CERTIFICATE" in error.reason:
-        return CertificateNotTrusted(
-            f"{host} did not accept our client certificate, or wants one: {_plain(error)}",
-            hint=f"give one with --registry-client-cert={host}=/path/cert.pem,/path/key.pem",
-        )
+    if refusal := client_refused(error, host):
+        return refusal
     return RegistryUnreachable(f"no TLS connection with {host} came about: {_plain(error)}")
+
+
+def client_refused(error: OSError, host: str) -> CertificateNotTrusted | None:
+    """Whether `error` is the other side's alert that our certificate is missing or none of its
+    own (RFC 8446, 6.2). With TLS 1.3 that comes in place of the first answer."""
+    reason = error.reason or "" if isinstance(error, ssl.SSLError) else ""
+    if isinstance(error, ssl.SSLCertVerificationError) or "ALERT" not in reason:
+        return None
+    if "CERTIFICATE" not in reason and "UNKNOWN_CA" not in reason:
+        return None
+    return CertificateNotTrusted(
+        f"{host} did not accept our client certificate, or wants one: {_plain(error)}",
+        hint=f"give one with --registry-client-cert={host}=/path/cert.pem,/path/key.pem",
+    )
 
 
 def _not_trusted(

@@ -194,9 +194,14 @@ class Transport:
                 self._drop(wire)  # a body that failed half way, or an interrupt
                 raise
 
-    def _broken(self, endpoint: Endpoint, error: OSError | BadReply) -> Transient:
+    def _broken(self, endpoint: Endpoint, error: OSError | BadReply) -> Transient | RegistryError:
         if self.closed.is_set():
             return Transient(RegistryUnreachable(f"the connection to {endpoint.host} was ended"))
+        if endpoint.scheme == "https" and isinstance(error, OSError):
+            from pybuild.registry import tls
+
+            if refusal := tls.client_refused(error, endpoint.host):
+                return refusal
         if isinstance(error, TimeoutError):
             text = f"{endpoint.host} did not answer within {self._options.timeout_seconds:g} s"
         else:
@@ -364,4 +369,7 @@ def _why(error: OSError | BadReply) -> str:
         return str(error)
     if isinstance(error, TimeoutError) and not error.strerror:
         return "it timed out"
+    reason = getattr(error, "reason", None)  # of TLS
+    if isinstance(reason, str):
+        return reason.replace("_", " ").lower()
     return (error.strerror or str(error)).lower()

@@ -490,9 +490,7 @@ def test_a_map_and_what_follows_it(
     assert f"trying {plain.host} instead" in run.err
 
 
-@pytest.mark.parametrize(
-    "how", ["flag", "SSL_CERT_FILE", "SSL_CERT_DIR", "client-certificate", "skipped"]
-)
+@pytest.mark.parametrize("how", ["flag", "SSL_CERT_FILE", "SSL_CERT_DIR", "skipped"])
 def test_tls_on_the_command_line(
     tmp_path: Path, project: Project, certificates: Certificates, how: str
 ) -> None:
@@ -500,11 +498,8 @@ def test_tls_on_the_command_line(
     flags: list[str] = []
     with running_registry(tmp_path / "registry", certificates=certificates) as running:
         host = running.host
-        if how in ("flag", "client-certificate"):
+        if how == "flag":
             flags.append(f"--registry-certificate={host}={certificates.authority}")
-        if how == "client-certificate":
-            pair = f"{certificates.certificate},{certificates.key}"
-            flags.append(f"--registry-client-cert={host}={pair}")
         if how == "SSL_CERT_FILE":
             environment[how] = str(certificates.authority)
         if how == "SSL_CERT_DIR":
@@ -518,6 +513,42 @@ def test_tls_on_the_command_line(
         assert run.status == 0, run.text
         run = build(project, f"-d={host}/tls:1")
         assert (run.status, run.codes) == (1, ["certificate-not-trusted"])
+
+
+def test_a_client_s_certificate(
+    tmp_path: Path, project: Project, certificates: Certificates
+) -> None:
+    ours = make_certificates(tmp_path / "ours", "client")
+    folder = tmp_path / "registry"
+    with running_registry(folder, certificates=certificates, clients=ours.authority) as running:
+        trust = f"--registry-certificate={running.host}={certificates.authority}"
+        run = build(project, f"-d={running.host}/client:1", trust)
+        assert (run.status, run.codes) == (1, ["certificate-not-trusted"]), run.text
+        assert f"--registry-client-cert={running.host}=" in run.hint
+        shown = f"--registry-client-cert={running.host}={ours.certificate},{ours.key}"
+        run = build(project, f"-d={running.host}/client:1", trust, shown)
+        assert run.status == 0, run.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "works"),
+    [
+        (("--insecure-registry=registry.invalid",), True),
+        (("--insecure",), True),
+        (("--insecure-pull",), False),
+        (("--insecure-registry=other.invalid",), False),
+        ((), False),
+    ],
+)
+def test_plain_http_through_a_proxy(
+    project: Project, plain: RealRegistry, flags: tuple[str, ...], works: bool
+) -> None:
+    """A name that only the proxy knows, spoken to without TLS only where a flag says so."""
+    with running_proxy(plain.host) as proxy:
+        environment = {"http_proxy": f"http://{proxy.host}", "NO_PROXY": "10.0.0.0/8,other.invalid"}
+        run = build(project, "-d=registry.invalid/plain:1", *flags, environment=environment)
+        assert (run.status == 0) is works, run.text
+        assert bool(proxy.asked) is works
 
 
 @pytest.mark.parametrize("how", ["SSL_CERT_FILE", "SSL_CERT_DIR"])

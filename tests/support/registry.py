@@ -48,17 +48,21 @@ def running_registry(
     certificates: Certificates | None = None,
     tokens: TokenServer | None = None,
     read_only: bool = False,
+    clients: Path | None = None,
 ) -> Iterator[RealRegistry]:
     """Starts a registry that keeps its blobs below `folder`, and ends it by its pid.
 
     With `users` (name: password) everybody has to log in by Basic, with `tokens` at a token
-    server; with `certificates` it speaks TLS; `read_only` refuses all that writes. Blobs that are
+    server; with `certificates` it speaks TLS, and with `clients` to those alone who show a
+    certificate that this authority signed; `read_only` refuses all that writes. Blobs that are
     there from another run are served again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "registry.log"
     config = folder / "config.yml"
-    config.write_text(_config(folder, users, certificates, tokens=tokens, read_only=read_only))
+    config.write_text(
+        _config(folder, users, certificates, tokens=tokens, read_only=read_only, clients=clients)
+    )
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["docker-registry", "serve", str(config)],
@@ -84,6 +88,7 @@ def _config(
     *,
     tokens: TokenServer | None,
     read_only: bool,
+    clients: Path | None,
 ) -> str:
     lines = [
         "version: 0.1",
@@ -101,6 +106,7 @@ def _config(
             "  tls:",
             f"    certificate: {certificates.certificate}",
             f"    key: {certificates.key}",
+            *([f"    clientcas: [{clients}]"] if clients else []),
         ]
     if users is not None:
         passwords = folder / "htpasswd"
