@@ -79,7 +79,7 @@ def open_context(url: str, options: ContextOptions, sink: EventSink) -> Iterator
     kind = parse_context(url)
     match kind:
         case Folder():
-            yield _inside(_folder(kind), options.sub_path, url)
+            yield _inside(_folder(kind, url), options.sub_path, url)
         case Repository():
             from pybuild.context.git import fetched
 
@@ -93,10 +93,13 @@ def open_context(url: str, options: ContextOptions, sink: EventSink) -> Iterator
             assert_never(kind)
 
 
-def _folder(kind: Folder) -> Path:
+def _folder(kind: Folder, url: str) -> Path:
     folder = Path(kind.path)
     if folder.is_dir():
         return folder.resolve()
+    # kaniko steps to / before it looks: its tutorial has dir://workspace, in /workspace.
+    if url.startswith("dir://") and Path("/", folder).is_dir():
+        return Path("/", folder).resolve()
     what = "is not a folder" if folder.exists() else "does not exist"
     hint = "give the folder to build from with --context; in a Pod: is its volume mounted?"
     if folder.is_file():

@@ -22,14 +22,15 @@ from tests.support import agent, bases
 from tests.support.oracle.registry import running_registry
 from tests.support.pods import Image
 
-TARGETS = ("slim", "rootless")
+TARGETS = ("slim", "rootless")  # that most tests run
+EVERY = ("debug", "slim", "rootless")
 REPOSITORY = "agent/pybuild"
 MOST_SECONDS = 7 * 24 * 3600.0  # as long as agent.fetch_context trusts its packages
 _MADE_OF = ("pybuild", "agent-image", "requirements.lock", "pyproject.toml")
 
 
-def _key(targets: Sequence[str]) -> str:
-    digest = hashlib.sha256(" ".join(targets).encode())
+def _key() -> str:
+    digest = hashlib.sha256(" ".join(EVERY).encode())
     for name in _MADE_OF:
         top = agent.REPOSITORY / name
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
@@ -39,13 +40,14 @@ def _key(targets: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def built_images(targets: Sequence[str] = TARGETS) -> Path:
-    """A registry's storage with REPOSITORY:<target> of this checkout."""
+def built_images() -> Path:
+    """A registry's storage with REPOSITORY:<target> of this checkout, whichever are asked for: the
+    tests of one run would take turns at building theirs."""
     cache = bases.directory().parent / "agent-built"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        made = cache / _key(targets)
+        made = cache / _key()
         if made.is_dir() and made.stat().st_mtime > time.time() - MOST_SECONDS:
             return made
         for old in cache.iterdir():  # what is served already stays open
@@ -55,7 +57,7 @@ def built_images(targets: Sequence[str] = TARGETS) -> Path:
             agent.fetch_context(Path(work) / "context")
             storage = Path(work) / "storage"
             with running_registry(storage) as host:
-                for target in targets:
+                for target in EVERY:
                     flags = [f"--destination={host}/{REPOSITORY}:{target}", "--cache=true"]
                     flags.append(f"--cache-repo={host}/cache")
                     agent.build(Path(work) / "context", target, *flags)
@@ -76,7 +78,7 @@ def agent_images(targets: Sequence[str] = TARGETS) -> Iterator[AgentImages]:
     """Builds what is not built yet, pulls the targets; the storage goes at the end."""
     folder = agent.storage_folder()
     try:
-        with running_registry(built_images(targets)) as host:
+        with running_registry(built_images()) as host:
             pulled = [agent.AgentImage(f"{host}/{REPOSITORY}:{name}", folder) for name in targets]
             for image in pulled:
                 image.pull()
