@@ -39,7 +39,7 @@ _CONTEXTS = """\
 
 | form | what it is |
 |---|---|
-| `path`, `/path`, `dir://path` | a folder, used in place and never written to |
+| `path`, `/path`, `dir://path` | a folder, used in place and never written to; `dir://path` is looked for in `/` too, where kaniko looks |
 | `git://host/repository.git[#ref[#commit]]` | kaniko's form, fetched over https |
 | `https://host/repository.git[#ref[:folder]]` | Docker's form; it has to end in `.git` |
 | `git@host:repository.git`, `ssh://…`, `http://…`, `file://…` | the same by other ways |
@@ -112,13 +112,13 @@ def cli_page() -> str:
         if name not in (BUILD, PLAN, "cache", "manifest", POD_CHECK)
     ]
     parts = [f"# Command line\n\n{_MADE}", "\n".join(commands) + "\n", _FORMS, "## Flags\n"]
-    carried_out = [flag for flag in FLAGS if flag.carried_out]
+    at_work = [flag for flag in FLAGS if not flag.why]
     for group in Group:
-        rows = [_row(flag) for flag in carried_out if flag.group is group]
+        rows = [_row(flag) for flag in at_work if flag.group is group]
         head = ["| flag | commands | default | meaning |", "|---|---|---|---|"]
         parts.append(f"### {group.value}\n\n" + "\n".join([*head, *rows]) + "\n")
-    parts += [_without_effect(), _refused(), _variables(), _CONTEXTS, _STREAMS]
-    return "\n".join(part for part in parts if part)
+    parts += [_without_effect(), _variables(), _CONTEXTS, _STREAMS]
+    return "\n".join(parts)
 
 
 def _row(flag: Flag) -> str:
@@ -147,7 +147,7 @@ def _without_effect() -> str:
     rows = [
         f"| {_long(flag)} | {', '.join(f'`{value}`' for value in flag.harmless)} | {flag.why} |"
         for flag in FLAGS
-        if not flag.carried_out and flag.why
+        if flag.why
     ]
     text = (
         "These flags of kaniko are taken and change nothing. With another value than the one that "
@@ -155,21 +155,6 @@ def _without_effect() -> str:
     )
     head = ["| flag | what happens anyway | instead of another value |", "|---|---|---|"]
     return "\n".join([f"### Without effect\n\n{text}", *head, *rows]) + "\n"
-
-
-def _refused() -> str:
-    rows = []
-    for flag in FLAGS:
-        if not flag.carried_out and not flag.why:
-            taken = ", ".join(f"`{value}`" for value in flag.harmless) or "none"
-            rows.append(f"| {_long(flag)} | {flag.help} | {taken} |")
-    if not rows:
-        return ""
-    text = (
-        "These flags of kaniko are known and answer `not-carried-out`, but for the values named:\n"
-    )
-    head = ["| flag | meaning | values taken |", "|---|---|---|"]
-    return "\n".join([f"### Not carried out yet\n\n{text}", *head, *rows]) + "\n"
 
 
 def _long(flag: Flag) -> str:

@@ -61,9 +61,9 @@ _WIDTH = 100
 
 
 def command_help(command: str) -> str:
-    """`--help` of one command: a line a flag, grouped; flags not carried out are left out."""
+    """`--help` of one command: a line a flag, grouped; flags that change nothing are left out."""
     lines = [ABOUT[command], "", f"usage: {USAGE[command]}"]
-    shown = [flag for flag in flags_of(command) if flag.carried_out]
+    shown = [flag for flag in flags_of(command) if not flag.why]
     for group in Group:
         flags = [flag for flag in shown if flag.group is group]
         if flags:

@@ -14,7 +14,7 @@ from pybuild.cli.errors import BadFlag, UnexpectedArgument, UnknownFlag
 from pybuild.cli.flags.environment import notes_of
 from pybuild.cli.flags.flag import KANIKO, Flag, Kind
 from pybuild.cli.flags.table import default_of, flags_of, long_names, short_names
-from pybuild.errors import InputError, NotCarriedOut
+from pybuild.errors import InputError
 
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})  # what Go's strconv.ParseBool takes
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
@@ -58,7 +58,7 @@ def parse_flags(
 ) -> Values:
     """Reads the words after a command; takes at most `positionals` that belong to no flag.
 
-    Raises UnknownFlag, BadFlag, UnexpectedArgument, NotCarriedOut.
+    Raises UnknownFlag, BadFlag, UnexpectedArgument.
     """
     flags = flags_of(command)
     by_name = {name: flag for flag in flags for name in long_names(flag, command)}
@@ -187,16 +187,12 @@ def _from_environment(
 
 
 def _effect(flag: Flag, values: Sequence[str] | None) -> str:
-    """ "" for a flag that is carried out, or says what happens anyway; else what to tell. Raises
-    NotCarriedOut."""
+    """ "" for a flag that has work to do, or says what happens anyway; else what to tell."""
     last = values[-1] if values else ""
-    if flag.carried_out or not values or last in flag.harmless:
+    if not flag.why or not values or last in flag.harmless:
         return ""
-    if flag.why:
-        shown = "" if flag.kind is Kind.BOOLEAN and last == "true" else f"={last}"
-        return f"--{flag.name}{shown} changes nothing here: {flag.why}"
-    hint = f"build without --{flag.name}, or with another builder"
-    raise NotCarriedOut(f"--{flag.name}={last} is not carried out yet", hint=hint)
+    shown = "" if flag.kind is Kind.BOOLEAN and last == "true" else f"={last}"
+    return f"--{flag.name}{shown} changes nothing here: {flag.why}"
 
 
 def parse_duration(text: str, shown: str = "the duration") -> float:

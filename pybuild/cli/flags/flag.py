@@ -47,9 +47,8 @@ class Flag(Struct, frozen=True):
     `value` names the value in the help; `environment` is a variable that gives the value where
     the flag is not given (`environment_wins`: also where it is, as kaniko has it for that one);
     `docker` holds spellings of our own commands, `old` kaniko's former ones.
-    `carried_out` False: a flag of kaniko's that has no work to do. Values in `harmless` say what
-    happens anyway; any other is told of in one line that ends in `why`, what happens instead, or
-    answers "not carried out yet" where there is no `why`.
+    A flag with `why` has no work to do: values in `harmless` say what happens anyway, any other is
+    told of in one line that ends in `why`, what happens instead.
     """
 
     name: str
@@ -66,7 +65,6 @@ class Flag(Struct, frozen=True):
     choices: tuple[str, ...] = ()
     environment: str = ""
     environment_wins: bool = False
-    carried_out: bool = True
     harmless: tuple[str, ...] = ()
     why: str = ""
     kaniko: bool = True
@@ -77,5 +75,4 @@ many = partial(Flag, kind=Kind.TEXT, repeatable=True)
 pairs = partial(Flag, kind=Kind.PAIR, repeatable=True)
 switch = partial(Flag, kind=Kind.BOOLEAN, default="false", value="")
 number = partial(Flag, kind=Kind.NUMBER, value="N")
-settled = refused = partial(Flag, carried_out=False)
-settled_switch = refused_switch = partial(switch, carried_out=False, harmless=("false",))
+settled_switch = partial(switch, harmless=("false",))

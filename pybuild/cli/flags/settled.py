@@ -1,13 +1,13 @@
-"""Flags of kaniko that are taken and change nothing, or are not carried out yet."""
+"""Flags of kaniko that are taken and change nothing."""
 
 from __future__ import annotations
 
-from pybuild.cli.flags.flag import Group, settled, settled_switch
+from pybuild.cli.flags.flag import Group, settled_switch, text
 
 _EXACT = "changes are always found exactly, without reading what did not change"
 _PUT_BACK = "everything is always put back as it was"
 SETTLED_FLAGS = (
-    settled(
+    text(
         "snapshot-mode",
         Group.BUILD,
         "how changes are found",

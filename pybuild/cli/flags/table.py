@@ -1,7 +1,7 @@
 """One table of all flags: the parser, the help, docs/cli.md and the compatibility test read it.
 
-Names, short names, defaults and value forms are kaniko's. A flag of kaniko that is not carried out
-stays in the table, so that it is refused by name and never silently dropped.
+Names, short names, defaults and value forms are kaniko's. A flag of kaniko that has no work to do
+stays in the table, so that it is taken and told of, never refused or silently dropped.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ def registry_options(
     def switch(name: str) -> bool:  # the warmer has no flags for pushing
         return name in values.texts and values.switch(name)
 
-    retries = [values.number(name) for name in ("push-retry", "image-download-retry")
-               if name in values.texts]  # fmt: skip
+    named = ("push-retry", "image-download-retry", "image-fs-extract-retry")
+    retries = [values.number(name) for name in named if name in values.texts]
     policy = RetryPolicy()
     mirrors = parted(values.many("registry-mirror"), ",")
     mapped = _registry_map(values.many("registry-map"))

@@ -66,8 +66,8 @@ def test_help(module: str, argv: list[str]) -> None:
          "or --no-push to build only"]),
         ("main", ["buld"], ["error[unknown-command]: pybuild has no command 'buld'",
          "hint: did you mean build?"]),
-        ("warmer", [], ["error[nothing-to-warm]: you must select at least one image to cache",
-         "hint: --image=REFERENCE, or --dockerfile=PATH"]),
+        ("warmer", [], ["error[nothing-to-warm]: you must select at least one image to cache, or a "
+         "Dockerfile to find them in", "hint: --image=REFERENCE, or --dockerfile=PATH"]),
         ("executor", ["login", "x"], ["error[bad-option]: the password is missing",
          "hint: --password-stdin, or --password=PASSWORD"]),
         ("executor", ["push", "x"], ["error[no-destination]: at least one --destination is "

@@ -17,7 +17,6 @@ from pybuild.cli.errors import BadFlag, UnexpectedArgument, UnknownFlag
 from pybuild.cli.flags.flag import EXECUTOR, WARMER
 from pybuild.cli.flags.table import flags_of, long_names, short_names
 from pybuild.cli.parse import Values, parse_flags
-from pybuild.errors import NotCarriedOut
 
 SWITCH, TEXT, NUMBER, DURATION, MANY, PAIRS = "bool", "text", "int", "duration", "many", "pairs"
 
@@ -132,12 +131,6 @@ WARMER_FLAGS = (
     Known("log-timestamp", SWITCH),
 )
 # fmt: on
-PENDING = frozenset(
-    str.split("""
-cache-run-layers credential-helpers push-ignore-immutable-tag-errors
-skip-push-permission-check
-""")
-)  # fmt: skip
 TABLES = {EXECUTOR: EXECUTOR_FLAGS, WARMER: WARMER_FLAGS}
 
 
@@ -179,12 +172,7 @@ def as_kept(known: Known, value: str) -> str:
 
 
 def parse(command: str, *argv: str, **environment: str) -> Values:
-    try:
-        return parse_flags(command, argv, environment)
-    except NotCarriedOut:
-        if argv and argv[0].lstrip("-").partition("=")[0] in PENDING:
-            pytest.skip("not carried out yet")
-        raise
+    return parse_flags(command, argv, environment)
 
 
 def examples(known: Known) -> tuple[str, ...]:
