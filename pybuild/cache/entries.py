@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -57,7 +57,7 @@ class EntryCache:
         self._told: set[str] = set()
         self._there: set[Digest] = set()  # layers
         self._lost: set[Digest] = set()
-        self._used: set[str] = set()  # tags of what was found
+        self._used: set[str] = set()  # tags of what was found or put
 
     # Reading
 
@@ -146,6 +146,7 @@ class EntryCache:
     def put(
         self, keys: tuple[Digest, ...], stored: StoredStep, layer: Layer | None, index: bytes
     ) -> None:
+        self._used.update(tag_of(key) for key in keys)
         self._attempt(WRITE, lambda: self._put(keys, stored, layer, index))
 
     def put_again(self, keys: tuple[Digest, ...], stored: StoredStep) -> None:
@@ -155,16 +156,16 @@ class EntryCache:
     def put_index(self, chain: Digest, index: bytes) -> None:
         self._attempt(WRITE, lambda: self._put_index(chain, index))
 
-    def mark(self, build: str, keys: Iterable[Digest]) -> None:
-        """Notes that a build of this name used what was found here, and `keys`, so that prune can
-        tell what nobody uses any more; once a day is enough."""
-        if not self._shelf.tells_uses:
-            self._attempt(WRITE, lambda: self._mark(build, {tag_of(key) for key in keys}))
+    def mark(self, build: str) -> None:
+        """Notes that a build of this name used what was found or put here, so that prune can tell
+        what nobody uses any more; once a day is enough."""
+        if self._used and not self._shelf.tells_uses:
+            self._attempt(WRITE, lambda: self._mark(build))
 
-    def _mark(self, build: str, tags: set[str]) -> None:
-        tag, now = record_tag(build), self._now()
-        known = parse_uses(self._shelf.manifest(tag))
-        uses = with_uses(known, tags | self._used, now)
+    def _mark(self, build: str) -> None:
+        tag = record_tag(build)
+        known = parse_uses(self._attempt(READ, lambda: self._shelf.manifest(tag)))
+        uses = with_uses(known, self._used.copy(), self._now())
         if uses != known:
             self._push_small(EMPTY, EMPTY_JSON)
             self._shelf.put_manifest([tag], uses_manifest(uses))

@@ -3,7 +3,7 @@ most one that is written to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from msgspec import Struct
@@ -103,10 +103,10 @@ class LayerCache:
         elif found.is_there():
             self._target.put(keys, stored, found.layer, found.read_index() or b"")
 
-    def mark(self, build: str, keys: Iterable[Digest]) -> None:
-        """Notes what a build of this name used."""
+    def mark(self, build: str) -> None:
+        """Notes that a build of this name used what it found or put here."""
         if self._target is not None:
-            self._target.mark(build, keys)
+            self._target.mark(build)
 
     def get_index(self, chain: Digest) -> bytes | None:
         for source in self._sources:

@@ -199,17 +199,17 @@ def _plan(job: Job, sink: EventSink, stop: Stop) -> int:
 
 def _print_plan(job: Job, prepared: Prepared, *, asked: bool) -> None:
     """As text, or as one JSON object where the log is JSON; `asked`: there is a cache."""
-    fit = prepared.fit if asked else None
+    fit, view = prepared.fit if asked else None, prepared.view
     if job.values.text("log-format") == "json":
         import json
 
         from pybuild.plan.render import plan_value
 
-        text = json.dumps(plan_value(prepared.plan, keys=prepared.keys, fit=fit)) + "\n"
+        text = json.dumps(plan_value(prepared.plan, keys=prepared.keys, fit=fit, view=view)) + "\n"
     else:
         from pybuild.plan.render import render
 
-        text = render(prepared.plan, keys=prepared.keys, fit=fit)
+        text = render(prepared.plan, keys=prepared.keys, fit=fit, view=view)
     sys.stdout.write(text)
     sys.stdout.flush()
 

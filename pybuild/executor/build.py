@@ -426,12 +426,7 @@ class _Build:
             return
         names = sorted({ref.name for ref in self.request.destinations})
         build = " ".join([*names, plan.target_stage.name, str(plan.platform)])
-        used = [
-            self.prepared.keys[number, step]
-            for number, tally in self.tallies.items()
-            for step in tally.stored
-        ]
-        self.background.submit(lambda: cache.mark(build, used))
+        self.background.submit(lambda: cache.mark(build))
 
     def _with_inline_cache(self, raw_config: bytes) -> bytes:
         """The image's config, with what was found out about each step if that is wanted."""

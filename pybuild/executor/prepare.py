@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -15,7 +15,7 @@ from pybuild.events import (
     Notice,
 )
 from pybuild.executor.inputs import StepId, Taken, check_sources, digest_taken, take_all
-from pybuild.executor.lookup import look_up, without_cache
+from pybuild.executor.lookup import Lookup, look_up, required, without_cache
 from pybuild.executor.mounts import check_mounts, mounted_inputs
 from pybuild.executor.repository import Repositories, is_repository
 from pybuild.executor.state import ContextSource
@@ -26,6 +26,7 @@ from pybuild.image.reference import BadReference, parse_reference
 from pybuild.plan.fit import Fit
 from pybuild.plan.keys import KeyFacts, first_keys
 from pybuild.plan.make import PlanRequest, images_needed, make_plan
+from pybuild.plan.render import CacheView
 from pybuild.plan.steps import (
     BaseImage,
     CopyAction,
@@ -59,6 +60,7 @@ class Prepared(Struct, frozen=True):
     inputs: Mapping[StepId, Taken]
     facts: KeyFacts
     repositories: Repositories
+    view: CacheView
 
 
 def prepare(request: BuildRequest, services: Services) -> Prepared:
@@ -97,6 +99,23 @@ def prepare(request: BuildRequest, services: Services) -> Prepared:
         inputs,
         facts,
         repositories,
+        _view(plan, lookup, images, services.bases.is_kept),
+    )
+
+
+def _view(
+    plan: Plan,
+    lookup: Lookup,
+    images: Mapping[ImageRequest, ResolvedImage],
+    is_kept: Callable[[ResolvedImage], bool],
+) -> CacheView:
+    """Which cache each hit is in, and what that spares."""
+    chosen = {identity: lookup.chosen(*identity) for identity in lookup.found}
+    skipped = frozenset(stage.number for stage in plan.stages) - required(plan, lookup.fit)
+    return CacheView(
+        {identity: hit.origin for identity, hit in chosen.items() if hit is not None},
+        skipped,
+        frozenset(wish for wish, image in images.items() if is_kept(image)),
     )
 
 
