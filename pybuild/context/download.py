@@ -242,8 +242,12 @@ class Download:
         better = self._remote.refused(status, body)
         if better is not None:
             return better
-        if status in (412, 416) and self._done:
+        if status == 412 and self._done:
             return self._changed()
+        if status == 416 and self._done:
+            return ContextDiffers(
+                f"{shown} ends after {self._done} bytes, {self._size} were announced"
+            )
         answer = f"{shown}: the server answers {status} {reply.reason}".rstrip()
         if status in (401, 403, 407):
             return ContextDenied(answer, hint="give the credentials that the server wants")
@@ -268,8 +272,8 @@ class Download:
             found = _RANGE.fullmatch(reply.header("content-range").strip())
             if not found or int(found[1]) != self._done:
                 raise BadReply(f"it answers a request from byte {self._done} with another part")
-            if self._size is not None and found[3] not in ("*", str(self._size)):
-                raise self._changed()
+            if found[3] != "*":  # the same file, by its validator: this tells its true size
+                self._size = int(found[3])
             return reply.chunks()
         self._size = _length(reply)
         if reply.status == 416:
@@ -300,6 +304,8 @@ class Download:
                     raise self._changed()
                 if fresh:
                     yield fresh
+        if skip and self._size is not None:
+            raise self._changed()  # it is shorter now
         if skip:
             raise BadReply("it ended before the place that was reached earlier")
 
