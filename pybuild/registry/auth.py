@@ -70,14 +70,14 @@ class Authorizer:
         """
         known = self.credentials(registry, scopes)
         if known.registry_token:
-            return f"Bearer {known.registry_token}"
+            return _said(known)
         challenge = self._challenges.get(endpoint.host)
         if challenge is None:
             challenge = preferred(parse_challenges(endpoint.challenge))
         if challenge is None:
             return ""
         if challenge.scheme == "basic":
-            return _basic(known) if known.username else ""
+            return _said(known)
         return f"Bearer {self._token(registry, endpoint, scopes, challenge)}"
 
     def learn(
@@ -95,9 +95,9 @@ class Authorizer:
         known = self.credentials(registry, scopes)
         if challenge.scheme == "bearer" and not known.registry_token:
             return True
-        if not sent and known:
+        if known and sent != _said(known):
             return True
-        return self._keychain.renew(registry, scopes[0].repository)
+        return self._keychain.renew(registry, scopes[0].repository, known)
 
     def _note_name(self, endpoint: Endpoint, scopes: Scopes, challenge: Challenge) -> None:
         # A registry behind a proxy may know the repository under a longer name.
@@ -152,7 +152,7 @@ class Authorizer:
         parameters = self._parameters(endpoint, scopes, challenge)
         try:
             reply = self._ask(realm, endpoint, parameters, known)
-            if reply.status in (400, 401) and self._renewed(registry, scopes, reply):
+            if reply.status in (400, 401) and self._renewed(registry, scopes, known, reply):
                 known = self.credentials(registry, scopes)
                 reply = self._ask(realm, endpoint, parameters, known)
             if reply.status != 200:
@@ -165,9 +165,9 @@ class Authorizer:
         # A token about to expire is not begun with.
         return _Token(text, scopes, started + lifetime - min(10.0, lifetime / 4))
 
-    def _renewed(self, registry: str, scopes: Scopes, reply: Reply) -> bool:
+    def _renewed(self, registry: str, scopes: Scopes, refused: Credentials, reply: Reply) -> bool:
         """Whether other credentials are to be had now than those that were just refused."""
-        if not self._keychain.renew(registry, scopes[0].repository):
+        if not self._keychain.renew(registry, scopes[0].repository, refused):
             return False
         reply.close()
         return True
@@ -205,6 +205,13 @@ class Authorizer:
             pairs = [*pairs, ("account", known.username)]
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(pairs)}"
         return self._transport.request(endpoint, "GET", url, headers)
+
+
+def _said(known: Credentials) -> str:
+    """The header that these credentials make without a token server; "" for none."""
+    if known.registry_token:
+        return f"Bearer {known.registry_token}"
+    return _basic(known) if known.username else ""
 
 
 def _basic(known: Credentials) -> str:

@@ -48,9 +48,9 @@ class Keychain(Protocol):
         """What to say who we are; ANONYMOUS where nothing is known. Raises BrokenConfig."""
         ...
 
-    def renew(self, registry: str, repository: str) -> bool:
-        """Called when credentials were refused: whether others are to be had now, as where a
-        token ended before its time."""
+    def renew(self, registry: str, repository: str, refused: Credentials) -> bool:
+        """Whether others than those that were refused are to be had now, as where a token ended
+        before its time."""
         ...
 
     def tried(self, registry: str) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ class AnonymousKeychain:
     def credentials(self, registry: str, repository: str) -> Credentials:  # noqa: ARG002
         return ANONYMOUS
 
-    def renew(self, registry: str, repository: str) -> bool:  # noqa: ARG002
+    def renew(self, registry: str, repository: str, refused: Credentials) -> bool:  # noqa: ARG002
         return False
 
     def tried(self, registry: str) -> tuple[str, ...]:  # noqa: ARG002

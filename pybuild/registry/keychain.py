@@ -91,16 +91,18 @@ class SystemKeychain:
                 return found
         return ANONYMOUS
 
-    def renew(self, registry: str, repository: str) -> bool:
-        """Forgets what programs and clouds gave for the host a while ago."""
+    def renew(self, registry: str, repository: str, refused: Credentials) -> bool:
+        """Forgets what programs and clouds gave for the host a while ago, unless another thread
+        has done so already."""
         host = normalized_key(registry)
-        before = self.credentials(registry, repository)
+        if self.credentials(registry, repository) != refused:
+            return True
         with self._lock:
             for key, outcome in list(self._outcomes.items()):
                 old = time.monotonic() - outcome.when > _YOUNG_SECONDS
                 if key[1] == host and old and not outcome.failure:
                     del self._outcomes[key]
-        return self.credentials(registry, repository) != before
+        return self.credentials(registry, repository) != refused
 
     def tried(self, registry: str) -> tuple[str, ...]:
         host = normalized_key(registry)

@@ -23,7 +23,7 @@ class FixedKeychain:
     def credentials(self, registry: str, repository: str) -> Credentials:
         return self._known.get(repository, self._known.get("", ANONYMOUS))
 
-    def renew(self, registry: str, repository: str) -> bool:
+    def renew(self, registry: str, repository: str, refused: Credentials) -> bool:
         return False
 
     def close(self) -> None:

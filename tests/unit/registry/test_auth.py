@@ -220,11 +220,10 @@ class RotatingKeychain(FixedKeychain):
         self._second = second
         self.asked = 0
 
-    def renew(self, registry: str, repository: str) -> bool:
+    def renew(self, registry: str, repository: str, refused: Credentials) -> bool:
         self.asked += 1
-        fresh = self._known.get("") != self._second
         self._known = {"": self._second}
-        return fresh
+        return refused != self._second
 
 
 @pytest.mark.parametrize("good", [True, False], ids=["renewed", "wrong-all-the-same"])

@@ -211,10 +211,12 @@ def test_what_a_helper_gave_long_ago_and_is_refused_is_asked_for_again(
         {"DOCKER_CONFIG": str(tmp_path), "PATH": program(tmp_path / "bin", "x", script)}
     )
     assert chain.credentials("a.io", "app").password == "1"
-    assert not chain.renew("a.io", "app")  # got just now: it is simply wrong
+    first = chain.credentials("a.io", "app")
+    assert not chain.renew("a.io", "app", first)  # got just now: it is simply wrong
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 60)
-    assert chain.renew("a.io", "app")
+    assert chain.renew("a.io", "app", first)
+    assert chain.renew("a.io", "app", first)  # another thread that had the same
     assert chain.credentials("a.io", "app").password == "2"
 
 
