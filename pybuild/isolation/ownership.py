@@ -44,9 +44,11 @@ class Faked(Struct, frozen=True):
     a file without a record is shown as root's. `absent` names directories (absolute paths) that
     are on disk only because nobody can make them there: an empty one is shown as missing, and
     mkdir(2) of it succeeds. `links` has names in `/` that can't be made or removed, and where each
-    leads: a call that would not follow the link means what is there."""
+    leads: a call that would not follow the link means what is there. `owned` are paths, as the
+    command sees them, of what is mounted for it, with uid and gid."""
 
     ids: Ids
     records: tuple[Record, ...] = ()
     absent: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
+    owned: tuple[tuple[str, int, int], ...] = ()

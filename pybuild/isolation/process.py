@@ -91,6 +91,7 @@ def _faked(faked: Faked) -> dict[str, object]:
         "ids": (faked.ids.uid, faked.ids.gid, faked.ids.groups),
         "records": [astuple(record) for record in faked.records],
         "absent": [os.fsencode(path) for path in faked.absent],
+        "owned": [(os.fsencode(path), uid, gid) for path, uid, gid in faked.owned],
         "links": {os.fsencode(name): os.fsencode(place) for name, place in faked.links},
     }
 

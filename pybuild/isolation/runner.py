@@ -509,6 +509,8 @@ def answer_for(pid: int, sock: _socket.socket, request: dict, report: int) -> No
     first = initial(*faked["ids"])
     listener = Listener(fd, faked["asked"], first, faked["records"], faked["absent"])
     listener.kernel.links = faked["links"]
+    for path, uid, gid in faked["owned"]:
+        listener.owners.give(path, uid, gid)
     listener.owners.may_chroot = bool(own_capabilities() >> CAP_SYS_CHROOT & 1)
     code = os.waitstatus_to_exitcode(listen(listener, pid))
     write_message(report, ("records", listener.owners.records()))

@@ -245,7 +245,12 @@ def _xattrs(
         others = ((name, value) for name, value in known.xattrs if not name.startswith("user."))
         xattrs = dict(others) | xattrs
     xattrs.pop(CAPABILITY, None)
-    written = known is not None and (known.mtime_ns, known.size) != (found.mtime_ns, found.size)
+    written = known is not None and _seconds_and_size(known) != _seconds_and_size(found)
     if record is not None and record.capability and not written:
         xattrs[CAPABILITY] = record.capability
     return tuple(sorted(xattrs.items()))
+
+
+def _seconds_and_size(entry: Entry) -> tuple[int, int]:
+    """A layer's times are whole seconds."""
+    return entry.mtime_ns // 1_000_000_000, entry.size

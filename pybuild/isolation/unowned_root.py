@@ -62,7 +62,9 @@ class UnownedRoot:
     def run(self, command: RunCommand, output: Output, cancelled: threading.Event) -> int:
         self._surface.begin(command.ids)
         self._before = WalkTable.take(self._surface)
-        faked = Faked(command.ids, self._surface.records())
+        mounts = [mount for mount in command.mounts if mount.uid or mount.gid]
+        owned = tuple((mount.target, mount.uid, mount.gid) for mount in mounts)
+        faked = Faked(command.ids, self._surface.records(), owned=owned)
         request, outcome = self._enter(self.folder, command, faked, output, cancelled)
         self._surface.take_records(outcome.records)
         return status_of(outcome, request)
