@@ -171,6 +171,20 @@ def test_materialize_unpacks_what_is_cached(site: Site) -> None:
     assert pulled(site.registry)
 
 
+def test_dir_is_looked_for_where_kaniko_stands(site: Site) -> None:
+    """kaniko steps to / first; its tutorial has --context=dir://workspace."""
+    site.project.write("here", "")
+    site.write("FROM scratch", "COPY here /")
+    context = str(site.project.context).removeprefix("/")
+    dockerfile = f"--dockerfile={site.project.context}/Dockerfile"
+    flags = (f"--context=dir://{context}", dockerfile, "--no-push")
+    run = site.project.executor(*flags, folder=site.project.out)
+    assert run.status == 0, run.text
+    for other in (context, f"dir://{context}/none"):
+        missing = site.project.executor(f"--context={other}", *flags[1:], folder=site.project.out)
+        assert (missing.status, missing.codes) == (1, ["context-missing"]), missing.text
+
+
 def pulled(registry: FakeRegistry) -> list[str]:
     """The layers of the cache and the base that were fetched."""
     big = {digest for held in registry.blobs.values() for digest, data in held.items()
@@ -270,7 +284,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.mark.parametrize("flag", ["--tar-path", "--oci-layout-path"])
 def test_what_a_build_left_is_pushed_as_it_is(site: Site, flag: str) -> None:
     site.write(BASE, "RUN echo x > /x")
-    site.build("--no-push", f"{flag}=OUT/image", "--digest-file=OUT/digest")
+    kept = "--annotation=kept=yes"  # a manifest that was made anew would not have it
+    site.build("--no-push", f"{flag}=OUT/image", "--digest-file=OUT/digest", kept)
     digest = (site.project.out / "digest").read_text()
     run = site.project.executor("push", str(site.project.out / "image"), "-d",
                                 f"{site.registry.host}/one:1", "--destination",

@@ -339,6 +339,8 @@ def test_the_last_secret_of_an_id_counts() -> None:
     values = parse("--secret=id=a,env=X", "--secret=id=a,env=Y")
     assert of_secrets.secrets(values, {"X": "1", "Y": "2"})["a"].value == b"2"
     assert of_secrets.secrets(parse(command=PLAN), {}) == {}
+    planned = parse("--secret=id=a,env=X", command=PLAN)
+    assert of_secrets.secrets(planned, {"X": "1"})["a"].value == b"1"
 
 
 def test_where_caches_of_runs_are_kept(tmp_path: Path) -> None:
