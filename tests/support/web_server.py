@@ -63,6 +63,10 @@ def web_site(tls: tuple[Path, Path] | None = None) -> Iterator[Site]:
             else:
                 self._file(site.files[path], wanted)
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.do_GET()
+
         def _file(self, content: bytes, wanted: str) -> None:
             headers = dict(site.headers)
             if site.tag:
