@@ -148,6 +148,11 @@ def _fetch(url: str, name: str, checksum: str, path: Path, sink: EventSink) -> D
                 sink(TransferFinished(label, TransferKind.DOWNLOAD, label, outcome, done, seconds))
                 return Download(path, name, _modified(response.headers), digest)
         except requests.RequestException as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise DownloadFailed(
+                    f"ADD {label}: the server's certificate is not trusted",
+                    hint="name its authority in SSL_CERT_FILE, or mount it into /kaniko/ssl/certs",
+                ) from error
             if attempt == _TRIES:
                 raise DownloadFailed(
                     f"ADD {label}: {_why(error)} (tried {attempt} times)",

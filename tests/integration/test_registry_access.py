@@ -567,3 +567,4 @@ def test_add_over_https_trusts_the_same_authorities(
         assert run.status == 0, run.text
         run = build(project, *flags)
         assert (run.status, run.codes) == (1, ["download-failed"]), run.text
+        assert "certificate is not trusted" in run.error and "SSL_CERT_FILE" in run.hint
