@@ -46,7 +46,7 @@ NEEDLE = f"/{LINKS}/".encode()
 _CHUNK = 1 << 20
 _TAIL = 1 << 14  # of what a RUN writes, to tell why it failed
 # `mkdir: cannot create directory '/x': Permission denied`, in the words of many programs
-_DENIED = re.compile(rb"""['"`\s\x98]/([^/\n'"`:\xe2]+)/?(?:['"`:]|\xe2\x80\x99)[^\n]*denied""")
+_DENIED = re.compile(rb"""['"`\s\x98]/([^/\n'"`:\xe2]+)/?(?:['"`:]|\xe2\x80\x99)[^\n]*(?:denied|exists)""")
 
 
 class Rootless:
@@ -225,10 +225,14 @@ class _RootlessRoot:
 
 def _owners_of(mounts: Sequence[RunMount]) -> Iterator[Record]:
     """What stands for a mount belongs to whom the mount says."""
+    from pybuild.isolation.unowned import birth_of
+
     for mount in mounts:
         if mount.uid or mount.gid:
-            found = os.stat(mount.target)
-            yield Record(found.st_dev, found.st_ino, 0, mount.uid, mount.gid)
+            place = os.path.realpath(mount.target)
+            found = os.lstat(place)
+            birth = birth_of(place)  # else the next file with this inode were its owner's too
+            yield Record(found.st_dev, found.st_ino, birth, mount.uid, mount.gid)
 
 
 class _Tail:
