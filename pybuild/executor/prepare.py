@@ -70,7 +70,7 @@ def prepare(request: BuildRequest, services: Services) -> Prepared:
         services.sink(Notice(Level.WARNING, warning))
     for warning in foreign_bases(plan):
         services.sink(Notice(Level.WARNING, warning, code="base-platform"))
-    context = ContextSource(request.context)
+    context = ContextSource(request.context, services.sink)
     picked = check_sources(plan, context)
     check_mounts(plan, context)
     facts = _key_facts(request)

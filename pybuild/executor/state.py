@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pybuild.context.directory import DirectoryContext
+from pybuild.events import EventSink, Level, Notice
 from pybuild.executor.stack import Indexes, LayerOrigin, Stack, StackLayer, chain_of, spool
 from pybuild.executor.workspace import Workspace
 from pybuild.image.digest import Digest, digest_from_hex
@@ -14,6 +16,7 @@ from pybuild.isolation.command import Root, StackedLayer
 from pybuild.rootfs.entry import Entry
 from pybuild.rootfs.index import LayerIndex, Tree
 
+TOLD_SECONDS = 10.0  # how often a long reading is told of
 _BATCH = 32  # files to digest in one go: handing over a task costs more than reading a small file
 
 
@@ -157,10 +160,12 @@ class StageSource:
 
 
 class ContextSource:
-    """The build context as COPY sees it; digests are taken once a file."""
+    """The build context as COPY sees it; digests are taken once a file. Reading that takes long
+    is told of meanwhile."""
 
-    def __init__(self, context: DirectoryContext) -> None:
+    def __init__(self, context: DirectoryContext, sink: EventSink = lambda _: None) -> None:
         self._context = context
+        self._sink = sink
         self._digests: dict[str, Digest] = {}
 
     def lookup(self, path: str) -> Entry | None:
@@ -179,7 +184,7 @@ class ContextSource:
         return {path: self._context.content(path) for path in paths}
 
     def digests(self, paths: list[str]) -> dict[str, Digest]:
-        from concurrent.futures import ThreadPoolExecutor
+        from concurrent.futures import ThreadPoolExecutor, wait
 
         from pybuild.context.directory import file_digest
 
@@ -190,7 +195,25 @@ class ContextSource:
         def digest_batch(batch: list[str]) -> list[Digest]:
             return [file_digest(place) for place in batch]
 
+        digests: list[Digest] = []
+        told = time.monotonic()
         with ThreadPoolExecutor(2, "digest") as pool:
-            digests = [digest for found in pool.map(digest_batch, batches) for digest in found]
+            futures = [pool.submit(digest_batch, batch) for batch in batches]
+            try:
+                for future in futures:
+                    while True:
+                        ready = wait((future,), TOLD_SECONDS).done
+                        if time.monotonic() - told >= TOLD_SECONDS:
+                            told = time.monotonic()
+                            self._tell(len(digests), len(unknown))
+                        if ready:
+                            break
+                    digests += future.result()
+            finally:
+                for future in futures:
+                    future.cancel()
         self._digests.update(zip(unknown, digests, strict=True))
         return {path: self._digests[path] for path in paths}
+
+    def _tell(self, done: int, count: int) -> None:
+        self._sink(Notice(Level.INFO, f"reading the context: {done} of {count} files so far"))
