@@ -4,18 +4,44 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import bundle
+from tests.support.bases import SMALL, push_bases
+from tests.support.oracle.builders import Bench, Refused
+from tests.support.oracle.case import Case, load_cases
+from tests.support.oracle.flatten import Flattener
+from tests.support.oracle.record import read_record, unexplained
+from tests.support.oracle.registry import running_registry
+from tests.support.oracle.takeover import _LOOP, TakeoverBuilder
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or bool(bundle.missing_commands()), reason="needs root and podman"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        os.geteuid() != 0 or bool(bundle.missing_commands()), reason="needs root and podman"
+    ),
+    pytest.mark.xdist_group("one-id"),
+]
 
 UID = 1000
+ABOUT_OWNERS = re.compile(
+    r"RUN.*(chown|setcap|setfattr|useradd|adduser|mknod|chmod|install)|^USER", re.M
+)
+CASES = [
+    case
+    for case in load_cases()
+    # the files that a cache starts with are copies, and those are our user's
+    if case.name != "run-mount-cache"
+    and case.only == ""
+    and not case.error
+    and ABOUT_OWNERS.search((case.directory / case.dockerfile).read_text(errors="replace"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +131,36 @@ def test_the_reason_says_why_no_namespace_is_made(container: Path, tmp_path: Pat
     )
     assert "setup=None" in ran.stdout
     assert "clone(CLONE_NEWUSER | CLONE_NEWNS): EPERM" in ran.stdout
+
+
+@pytest.fixture(scope="module")
+def bench(container: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bench, Any]]:
+    """A container in which case after case is built."""
+    if shutil.which("docker-registry") is None:
+        pytest.skip("needs docker-registry")
+    volume = tmp_path_factory.mktemp("cases")
+    volume.chmod(0o777)
+    command = bundle.container_command(
+        container,
+        [bundle.PYTHON, "-I", "-c", _LOOP],
+        pod=bundle.Pod.DEFAULT,
+        volumes={str(volume): "/workspace"},
+        options=["--timeout=600", f"--user={UID}:{UID}"],
+    )
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with running_registry() as registry:
+        push_bases(registry, SMALL)
+        with subprocess.Popen(command, **streams) as process:  # type: ignore[call-overload]
+            builder = TakeoverBuilder(process, volume, "namespace", UID)
+            yield Bench(registry, Flattener(registry), volume), builder
+            process.stdin.close()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_image_is_what_root_gets(case: Case, bench: tuple[Bench, Any]) -> None:
+    """But for what one folder for all layers does to hard links, as in rootless."""
+    try:
+        found = bench[0].outcome(case, bench[1])
+    except Refused as problem:
+        pytest.fail(str(problem))
+    assert unexplained(case, read_record(case), found, "rootless") == []
