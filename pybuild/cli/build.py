@@ -415,7 +415,7 @@ def _kept(job: Job) -> Iterator[Path]:
         if file and not file.startswith("https://"):
             yield Path(file).absolute().parent
     named = [environment.get(name, "") for name in ("DOCKER_CONFIG", "BUILDER_OUTPUT")]
-    named.append(values.text("cache-dir"))
+    named += [values.text("cache-dir"), *cache_options.layer_folders(values)]
     yield from (Path(name) for name in named if name and Path(name).exists())
     yield _mount_caches(job)
     yield Path.home() / ".docker"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,11 +90,27 @@ def place(flag: str, text: str) -> Reference | Path:
                 hint="a repository, an image that was built with --inline-cache, or oci:FOLDER",
             )
     if text.startswith("oci:"):
-        folder = text.removeprefix("oci:")
-        if not folder:
+        folder = _folder_of(text)
+        if folder is None:
             raise BadFlag(f"--{flag}={text} names no folder", hint="oci:FOLDER")
-        return Path(folder).absolute()
+        return folder
     return parse_reference(text, tag="")
+
+
+def layer_folders(values: Values) -> tuple[str, ...]:
+    """The folders of `oci:`, absolute. The one that is to be written to is made: a build in place
+    has to know it before it takes the root over."""
+    target = _folder_of(values.text("cache-repo"))
+    if target is not None and values.switch("cache"):
+        with suppress(OSError):  # whoever writes there tells
+            target.mkdir(parents=True, exist_ok=True)
+    found = (target, *(_folder_of(text) for text in values.many("cache-from")))
+    return tuple(str(folder) for folder in found if folder is not None)
+
+
+def _folder_of(text: str) -> Path | None:
+    folder = text.removeprefix("oci:")
+    return Path(folder).absolute() if folder and folder != text else None
 
 
 def kept(values: Values) -> Kept:

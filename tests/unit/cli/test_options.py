@@ -352,3 +352,12 @@ def test_where_caches_of_runs_are_kept(tmp_path: Path) -> None:
     assert of_cache.mount_caches(parse("--cache-dir=/dev/null"), fallback) == own
     there = Path("/cache").is_dir()  # kaniko's default, where it is mounted
     assert of_cache.mount_caches(parse(), fallback) == (Path("/cache/mounts") if there else own)
+
+
+def test_folders_of_layers_are_known_before_the_root_is_taken_over(tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "a/mine", tmp_path / "theirs"
+    flags = (f"--cache-repo=oci:{mine}", f"--cache-from=oci:{theirs}", "--cache-from=r.io/x")
+    assert of_cache.layer_folders(parse(*flags)) == (str(mine), str(theirs))
+    assert not mine.exists()
+    of_cache.layer_folders(parse("--cache", *flags))
+    assert mine.is_dir() and not theirs.exists()
