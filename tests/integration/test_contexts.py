@@ -113,6 +113,21 @@ class TestArchive:
         assert status == 1 and "error[no-archive]: c.tar.gz is no tar archive" in log
         assert "<!DOCTYPE html>" in log
 
+    def test_a_bomb_fills_only_what_it_is_given(self, project: Project) -> None:
+        """100 MB out of a few kilobytes, onto a volume of 16 MB."""
+        if os.geteuid() != 0:
+            pytest.skip("only root can mount a small volume")
+        bomb = COMPRESSIONS["zstd"](tar_of({"zeros": bytes(100_000_000)}))
+        assert len(bomb) < 100_000
+        (project.context / "c.tar.zst").write_bytes(bomb)
+        mount = 'mount -t tmpfs -o size=16m none "$0" && "$@"; code=$?; ls -A "$0"; exit $code'
+        run = project.executor(
+            "--context=tar://c.tar.zst",
+            "--no-push",
+            before=["unshare", "-m", "sh", "-c", mount, str(project.work)],
+        )
+        assert (run.status, run.codes, run.out) == (1, ["disk-full"], "")
+
 
 class TestStandardInput:
     @pytest.mark.parametrize(

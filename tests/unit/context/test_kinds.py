@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pybuild.cli.options.source import context_place
+from pybuild.cli.parse import parse_flags
 from pybuild.context.errors import ContextUnknown
 from pybuild.context.kinds import (
     Address,
@@ -94,3 +96,17 @@ def test_a_refused_address_shows_no_password() -> None:
 def test_the_old_bucket_flag(context: str, bucket: str, result: str) -> None:
     """As kaniko: it stands for the context, but where that is a folder."""
     assert with_bucket(context, bucket) == result
+
+
+@pytest.mark.parametrize(
+    ("argv", "context"),
+    [
+        ([], "/workspace/"),
+        (["-b", "b/c.tar"], "gs://b/c.tar"),
+        (["--bucket=s3://b", "--context=gs://x"], "s3://b"),
+        (["--bucket=b", "--context=/w"], "/w"),
+    ],
+)
+def test_the_bucket_on_the_command_line(argv: list[str], context: str) -> None:
+    values = parse_flags("executor", argv, {})
+    assert context_place(values, values.text("context")) == context
