@@ -1,6 +1,6 @@
 """The build cases: pybuild's images against what BuildKit makes of the same Dockerfiles.
 
-Each case is built by the real command line into a real registry, in both isolations; the image is
+Each case is built by the real command line into a real registry, in each isolation; the image is
 read back and compared with the case's record, and for cases marked `live` with what BuildKit makes
 of it now. See tests/support/oracle/case.py for what a case may say.
 """
@@ -30,7 +30,7 @@ from tests.support.oracle.flatten import Flattener
 from tests.support.oracle.install import OracleMissing, install
 from tests.support.oracle.record import Record, differences, read_record, unexplained
 from tests.support.oracle.registry import running_registry
-from tests.support.oracle.takeover import TakeoverBuilder, running_takeover
+from tests.support.oracle.takeover import TakeoverBuilder, running_rootless, running_takeover
 
 EXECUTOR = Path(sys.executable).with_name("executor")
 NEEDED = ("docker-registry", "setfattr", "setcap", "zstd", "xz")
@@ -87,6 +87,14 @@ def takeover(bench: Bench) -> Iterator[Outcomes]:
 
 
 @pytest.fixture(scope="module")
+def rootless(bench: Bench) -> Iterator[Outcomes]:
+    if lacking := bundle.missing_commands():
+        pytest.skip(f"not installed: {', '.join(lacking)}")
+    with running_rootless(bundle.Pod.RESTRICTED) as builder:
+        yield Outcomes(Bench(bench.registry, bench.flattener, builder.volume), builder)
+
+
+@pytest.fixture(scope="module")
 def oracle(bench: Bench) -> Iterator[Outcomes]:
     try:
         install()
@@ -104,6 +112,10 @@ def check(case: Case, outcome: Record | Refused, where: str) -> None:
         found = (outcome.code, outcome.status)
         assert found == (case.error, case.exit_status), str(outcome)
         return
+    if code := (case.refused or {}).get(where):
+        assert isinstance(outcome, Refused), f"built, instead of ending with {code}"
+        assert outcome.code == code, str(outcome)
+        return
     if isinstance(outcome, Refused):
         pytest.fail(str(outcome))
     problems = unexplained(case, read_record(case), outcome, where)
@@ -120,6 +132,12 @@ def test_namespace(case: Case, namespace: Outcomes) -> None:
 @pytest.mark.parametrize("case", cases("takeover"))
 def test_takeover(case: Case, takeover: Outcomes) -> None:
     check(case, takeover.of(case), "takeover")
+
+
+@pytest.mark.xdist_group("cases-rootless")
+@pytest.mark.parametrize("case", cases("rootless"))
+def test_rootless(case: Case, rootless: Outcomes) -> None:
+    check(case, rootless.of(case), "rootless")
 
 
 @pytest.mark.xdist_group("cases-namespace")

@@ -25,6 +25,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNTIME_DEFAULT = Path(__file__).with_name("runtime-default.json")
+_SECCOMP = f"--security-opt=seccomp={RUNTIME_DEFAULT}"
 RECIPE = 3  # raise it when what is made changes
 PREFIX = "kaniko"
 CONTAINER_SECONDS = 110
@@ -42,9 +43,18 @@ class Pod(Enum):
         "--cap-add=MKNOD,NET_RAW,AUDIT_WRITE",
     )
     RUNTIME_DEFAULT = (
-        f"--security-opt=seccomp={RUNTIME_DEFAULT}",
+        _SECCOMP,
         "--cap-add=MKNOD,NET_RAW,AUDIT_WRITE",
     )
+    RESTRICTED = (
+        "--user=1000:1000",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        _SECCOMP,
+    )
+    """Pod Security "restricted"."""
+    RANDOM_USER = ("--user=1000680000:0", *RESTRICTED[1:])
+    """OpenShift's."""
 
 
 def missing_commands() -> list[str]:
@@ -181,9 +191,11 @@ def container_command(
     volumes: Mapping[str, str] | None = None,
     env: Mapping[str, str] | None = None,
     options: Sequence[str] = (),
+    rootfs: str = "O",
 ) -> list[str]:
     """The command line of podman. `volumes`: directory here → path there. The root is below an
-    overlay as a container's usually is, so nothing is written to it."""
+    overlay as a container's usually is, so nothing is written to it; with `rootfs` "" it is written
+    to, and `/` is whose it is (podman gives an overlay's to the container's user)."""
     return [
         *("podman", "--runtime", "runc", "run", "--rm", "-i", "--net=host"),
         f"--timeout={CONTAINER_SECONDS}",  # a client that is killed leaves its container behind
@@ -192,7 +204,7 @@ def container_command(
         *(f"--volume={source}:{target}" for source, target in (volumes or {}).items()),
         *(f"--env={name}={value}" for name, value in _environment(env or {})),
         *options,
-        *("--rootfs", f"{root}:O"),
+        *("--rootfs", f"{root}:{rootfs}".rstrip(":")),
         *command,
     ]
 

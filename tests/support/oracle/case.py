@@ -29,6 +29,7 @@ from typing import Any
 
 CASES = Path(__file__).parents[2] / "cases"
 NOT_CONTEXT = ("case.toml", "prepare.sh", "expected.json", "base.Dockerfile", "served")
+IN_PLACE = ("takeover", "rootless")
 NOT_YET = "not-carried-out"
 """The error of cases that are recorded already, but whose instruction pybuild only understands."""
 CONTEXT_TIME = 1_577_934_245
@@ -40,8 +41,9 @@ class Difference:
     """A difference from BuildKit that is meant, and why.
 
     `path` is a pattern over the tree's paths, or "config.Name"; `field` (mode, owner, xattrs, "same
-    as", …) limits it to entries that differ in that alone. `where` is "namespace", "takeover",
-    "both", or "oracle" for what differs from one BuildKit run to the next.
+    as", …) limits it to entries that differ in that alone. `where` is an isolation, "in place" for
+    takeover and rootless, "both" for all, or "oracle" for what differs from one BuildKit run to the
+    next.
     """
 
     path: str
@@ -52,7 +54,8 @@ class Difference:
     def covers(self, key: str, fields: tuple[str, ...], where: str) -> bool:
         if self.field and fields != (self.field,):
             return False
-        return self.where in (where, "both", "oracle") and fnmatchcase(key, self.path)
+        everywhere = (where, "both", "oracle", *(("in place",) if where in IN_PLACE else ()))
+        return self.where in everywhere and fnmatchcase(key, self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,9 @@ class Case:
     """Whether `make test` builds it with BuildKit again, instead of trusting the record."""
     oracle: bool = True
     """False where BuildKit can't say what is right; then expected.json is written by hand."""
+    refused: Mapping[str, str] | None = None
+    """By isolation, the code of the error that the build ends with there, with the reason in a
+    comment."""
     only: str = ""
     """The one isolation that it is for, with the reason in a comment; both if empty."""
     buildah: str = ""
