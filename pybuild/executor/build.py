@@ -90,12 +90,14 @@ def build(
     the cache. Each time there is a layer less to be lost.
     """
     started = time.monotonic()
+    forgotten: set[Digest] = set()
     while True:
         try:
             return _build_once(request, services, before_push, started)
         except LayerLost as lost:
-            if services.cancelled.is_set():
+            if services.cancelled.is_set() or lost.digest in forgotten:
                 raise
+            forgotten.add(lost.digest)
             services.forget(lost.digest)
             told = f"{lost.message}; the build begins again without it"
             services.sink(Notice(Level.WARNING, told, code=lost.code))

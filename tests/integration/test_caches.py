@@ -3,6 +3,7 @@ registry; and caches that lie or break off while a build relies on them."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 from tests.support import cache_bench
 from tests.support.cache_bench import Bench, Built
 from tests.support.proxy import Instead
-from tests.support.registry import is_available
+from tests.support.registry import is_available, running_registry
 
 pytestmark = [
     pytest.mark.xdist_group("caches"),
@@ -362,6 +363,29 @@ def test_an_entry_whose_layer_is_another_than_it_says(bench: Bench) -> None:
     built = bench.build()
     assert len(built.notices("cached-layer-lost")) == 1
     assert bench.image().read("c") == "1\n1\n"
+
+
+# Access
+
+
+def test_a_cache_behind_a_password(bench: Bench, tmp_path: Path) -> None:
+    """Its credentials come from where all others do."""
+    four_stages(bench)
+    with running_registry(tmp_path / "private", users={"me": "s3cret"}) as private:
+        place = f"--cache-repo={private.host}/team/cache"
+        refused = bench.build(place)
+        assert (
+            len(refused.ran) == STEPS and "no credentials" in refused.notices("cache-unusable")[0]
+        )
+        pair = base64.b64encode(b"me:s3cret").decode()
+        config = bench.project.home / ".docker/config.json"
+        config.parent.mkdir()
+        config.write_text(json.dumps({"auths": {private.host: {"auth": pair}}}))
+        assert len(bench.build(place).ran) == STEPS
+        warm = bench.build(place)
+        assert not warm.ran and "s3cret" not in warm.finished.text
+        listed = bench.pybuild("cache", "ls", place)
+        assert ": 1 entries" not in listed.stdout and "layer" in listed.stdout
 
 
 # Flags
