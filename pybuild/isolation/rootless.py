@@ -46,7 +46,9 @@ NEEDLE = f"/{LINKS}/".encode()
 _CHUNK = 1 << 20
 _TAIL = 1 << 14  # of what a RUN writes, to tell why it failed
 # `mkdir: cannot create directory '/x': Permission denied`, in the words of many programs
-_DENIED = re.compile(rb"""['"`\s\x98]/([^/\n'"`:\xe2]+)/?(?:['"`:]|\xe2\x80\x99)[^\n]*(?:denied|exists)""")
+_DENIED = re.compile(
+    rb"""['"`\s\x98]/([^/\n'"`:\xe2]+)/?(?:['"`:]|\xe2\x80\x99)[^\n]*(?:denied|exists)"""
+)
 
 
 class Rootless:
