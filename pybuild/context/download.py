@@ -250,7 +250,9 @@ class Download:
             )
         answer = f"{shown}: the server answers {status} {reply.reason}".rstrip()
         if status in (401, 403, 407):
-            return ContextDenied(answer, hint="give the credentials that the server wants")
+            return ContextDenied(
+                answer, hint="write https://USER:PASSWORD@HOST/…, with what the server wants"
+            )
         if status in (404, 410):
             return ContextNotFound(answer)
         return ContextRefused(answer, hint="an archive has to be answered with status 200")

@@ -293,7 +293,9 @@ def test_an_archive_of_which_less_is_announced(site: Site, tmp_path: Path, lengt
 
 
 @pytest.mark.parametrize(
-    "fault", [Spoil(cut_after=1000), Instead(503), Instead(0), Spoil(hangs=True)], ids=str
+    "fault",
+    [Spoil(cut_after=1000), Instead(503), Instead(0), Spoil(hangs=True)],
+    ids=["cut", "busy", "closed", "hangs"],
 )
 def test_a_fault_that_stays(site: Site, tmp_path: Path, fault: Instead | Spoil) -> None:
     with running_proxy(site.host) as proxy:
