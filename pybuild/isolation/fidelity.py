@@ -12,8 +12,10 @@ NEEDED_IN_PLACE = (
     ("CAP_CHOWN", 0),
     ("CAP_DAC_OVERRIDE", 1),
     ("CAP_FOWNER", 3),
+    ("CAP_FSETID", 4),  # chmod g+s of another group's file is lost without a word
     ("CAP_SETGID", 6),
     ("CAP_SETUID", 7),
+    ("CAP_SETFCAP", 31),
 )
 
 

@@ -179,12 +179,26 @@ class Owners:
         try:
             os.chmod(path, on_disk)
         except OSError as error:
-            raise Failed(error.errno or errno.EIO) from error
+            if error.errno != errno.EPERM or not self._keeps_anothers_mode(path, flags, mode):
+                raise Failed(error.errno or errno.EIO) from error
+            return
         if on_disk != mode:
             self.has_modes = True
             self.note(path, flags).mode = mode
         elif self.has_modes:
             self.note(path, flags).mode = KEPT
+
+    def _keeps_anothers_mode(self, path: bytes, flags: int, mode: int) -> bool:
+        """Whether this is the image's directory, but somebody else's on disk, as names at the
+        top of `/` are where the user is any: then its mode is in its record alone."""
+        key = KEY.unpack_from(self._kernel.stat(path, flags), 0)
+        known = self._known.get(key)
+        if known is None:
+            return False
+        known.birth = 0  # what is made in it makes it another file, with its number
+        known.mode = mode
+        self.has_modes = True
+        return True
 
     def _birth(self, path: bytes, flags: int) -> int:
         """In nanoseconds; 0 where the filesystem has none."""
