@@ -27,7 +27,7 @@ from pybuild.isolation.errors import (
     TopNameRefused,
 )
 from pybuild.isolation.ground import find_tops, ground_of
-from pybuild.isolation.in_place import is_file, links_told
+from pybuild.isolation.in_place import links_told
 from pybuild.isolation.ownership import Faked, Record
 from pybuild.isolation.process import Request, status_of
 from pybuild.isolation.removal import remove_tree
@@ -119,7 +119,7 @@ class _RootlessRoot:
             self._surface.learn(index.entries())
             self._surface.note_present(layer.below.with_layer(index))
             self._check_names(layer, index)
-            self._takeover.tell_kept(entry.path for entry in index.entries() if is_file(entry))
+            self._takeover.tell_kept(layer, index)
 
     def _check_names(self, layer: StackedLayer, index: LayerIndex) -> None:
         """What a step of this build put at the top, a RUN has to see; a base may have more than it
@@ -182,7 +182,7 @@ class _RootlessRoot:
             self._check_targets(command)
             fixed = [path for path, name in ground_of().places() if name]
             mounts = stand_ins(command.mounts, aside, self._takeover.kept, fixed)
-            with mounts, self._takeover.guarded():
+            with mounts, self._takeover.guarded(command.cwd):
                 request = self._request(command)
                 outcome = self._takeover.runner.run(request, tail, cancelled)
         finally:

@@ -58,7 +58,7 @@ def _place(
     if target in fixed:
         _fill(mount, target, str(aside), undo)
         return
-    _make_parents(parent, undo)
+    make_folders_for_now(parent, undo)
     mode = 0o1777
     if os.path.lexists(target):
         mode = stat.S_IMODE(os.lstat(target).st_mode)
@@ -154,11 +154,12 @@ def _give_back(mount: RunMount, target: str) -> None:
     # else the RUN removed it: whoever needs the source makes it anew
 
 
-def _make_parents(path: str, undo: ExitStack) -> None:
+def make_folders_for_now(path: str, undo: ExitStack) -> None:
+    """Makes what is missing of a folder; it is removed again unless something was put in it."""
     if os.path.isdir(path):
         return
     above = os.path.dirname(path)
-    _make_parents(above, undo)
+    make_folders_for_now(above, undo)
     _quietly(above, lambda: os.mkdir(path, 0o755))
     undo.callback(_quietly, above, lambda: _remove_if_empty(path))
 

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +20,7 @@ from pybuild.isolation.moving import Kept
 from pybuild.isolation.own_files import OwnFiles, failing_by_name
 from pybuild.isolation.process import Request, Runner, status_of
 from pybuild.isolation.removal import mount_points, remove_tree
-from pybuild.isolation.stand_in import stand_ins
+from pybuild.isolation.stand_in import make_folders_for_now, stand_ins
 from pybuild.isolation.turns import SHARED_PREFIXES, Place, Waiting
 from pybuild.isolation.watch import Watch, is_told, shortened
 
@@ -133,31 +133,36 @@ class Takeover:
         remove_tree(root.stored)
 
     @contextmanager
-    def guarded(self) -> Iterator[None]:
+    def guarded(self, working_directory: str) -> Iterator[None]:
         """While a RUN runs: what it does to more than the image is mended afterwards, and told.
-        Raises MountMoved."""
+        A working directory below a kept path is there for the time. Raises MountMoved."""
         guard = self._guard_now()
-        left_out = {str(self._place), *self._own_folders()}
-        watch = Watch(self.kept, left_out)
-        try:
-            yield
-        finally:
-            mended = guard.put_back() if guard is not None else []
-            changed = watch.changed()
-            if mended:
-                text = "the command changed files of the builder, which are as they were again"
-                self._warn(f"{text}: {shortened(mended)}", "builder-files-changed")
-            if changed:
-                text = "not in the image, since the container has its own there, but changed while"
-                self._warn(f"{text} the command ran: {shortened(changed)}", "kept-path-written")
+        with ExitStack() as undo:
+            if self.kept.covers(working_directory.strip("/")):
+                make_folders_for_now(working_directory, undo)
+            watch = Watch(self.kept, {str(self._place), *self._own_folders()})
+            try:
+                yield
+            finally:
+                self._tell_of_run(guard.put_back() if guard is not None else [], watch.changed())
         self._own.after_run()
 
-    def tell_kept(self, files: Iterable[str]) -> None:
-        """Files of the image that a RUN in place finds the container's own instead of."""
-        hidden = [f"/{path}" for path in files if self.kept.covers(path) and is_told(f"/{path}")]
+    def _tell_of_run(self, mended: list[str], changed: list[str]) -> None:
+        if mended:
+            text = "the command changed files of the builder, which are as they were again"
+            self._warn(f"{text}: {shortened(mended)}", "builder-files-changed")
+        if changed:
+            text = "not in the image, since the container has its own there, but changed while"
+            self._warn(f"{text} the command ran: {shortened(changed)}", "kept-path-written")
+
+    def tell_kept(self, layer: StackedLayer, index: LayerIndex) -> None:
+        """Names files of the image that a RUN in place finds the container's own instead of."""
+        paths = (entry.path for entry in index.entries() if is_file(entry))
+        hidden = [f"/{path}" for path in paths if self.kept.covers(path) and is_told(f"/{path}")]
         if hidden:
-            text = "in the image, but a RUN here finds the container's own in their place"
-            self.sink(Notice(Level.INFO, f"{text}: {shortened(hidden)}", code="kept-path-hidden"))
+            text = "in the image, but a RUN here finds what the container has in its place"
+            level = Level.INFO if layer.is_base else Level.WARNING
+            self.sink(Notice(level, f"{text}: {shortened(hidden)}", code="kept-path-hidden"))
 
     def _guard_now(self) -> Guard | None:
         """An ordinary user's RUN can't write to the builder's files."""
@@ -210,7 +215,7 @@ class _TakeoverRoot:
         for layer in layers:
             index = self._files.index(layer.chain)
             assert index is not None
-            self._takeover.tell_kept(entry.path for entry in index.entries() if is_file(entry))
+            self._takeover.tell_kept(layer, index)
 
     def index(self, chain: Digest) -> LayerIndex | None:
         return self._files.index(chain)
@@ -227,7 +232,7 @@ class _TakeoverRoot:
         aside.mkdir()
         try:
             mounts = stand_ins(command.mounts, aside, self._takeover.kept)
-            with mounts, self._takeover.guarded():
+            with mounts, self._takeover.guarded(command.cwd):
                 request = request_for(command)
                 outcome = self._takeover.runner.run(request, output, cancelled)
         finally:

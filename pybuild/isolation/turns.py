@@ -23,7 +23,7 @@ from msgspec import Struct, field
 
 from pybuild.errors import Cancelled
 from pybuild.events import Event, EventSink, Level, Notice
-from pybuild.isolation.removal import remove_tree, unnoticed
+from pybuild.isolation.removal import remove_later, remove_tree, unnoticed
 
 PLACE = ".takeover"
 WAITING_FILES = "container"  # in the place: the container's own, while an image is on `/`
@@ -152,8 +152,9 @@ class Place:
                 except BlockingIOError:
                     yield said
                     continue
-                for left in said.leave:
-                    remove_tree(Path(os.fsdecode(left)))
+                for left in (Path(os.fsdecode(name)) for name in said.leave):
+                    if left.exists():
+                        remove_later(left, left.parent)
                 path.unlink(missing_ok=True)
             finally:
                 os.close(fd)
