@@ -158,7 +158,10 @@ def _file_source(kind: Archive, sink: EventSink) -> Source:
     if path.is_dir():
         raise NoArchive(f"the context {path} is a folder", hint=f"write dir://{path}")
     if not path.is_file():
-        raise ContextMissing(f"the context archive {path} does not exist")
+        raise ContextMissing(
+            f"the context archive {path} does not exist",
+            hint="in a Pod: is its volume mounted?",
+        )
     chunks = told(file_chunks(path), str(path), path.stat().st_size, sink)
     return Source(str(path), chunks, lambda: None)
 
