@@ -115,9 +115,8 @@ def times_kept(directory: str) -> Iterator[None]:
     if is_real_directory(directory):
         try:
             os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
-        except PermissionError:  # an ordinary user can't, where it is another's
-            if os.geteuid() == 0:
-                raise
+        except PermissionError:
+            pass  # an ordinary user can't, where it is another's
 
 
 @contextmanager
