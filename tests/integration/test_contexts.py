@@ -33,7 +33,7 @@ from pybuild.events import Event, Notice
 from pybuild.layer.errors import BadArchive
 from pybuild.registry.options import RegistryOptions
 from pybuild.registry.retry import RetryPolicy
-from tests.support.archives import COMPRESSIONS, tar_of
+from tests.support.archives import COMPRESSIONS, entry, tar_of
 from tests.support.project import EXECUTOR, Project
 from tests.support.proxy import Instead, RegistryProxy, Spoil, running_proxy
 from tests.support.registry import make_certificates
@@ -112,6 +112,25 @@ class TestArchive:
         status, log = build(project, "--context=tar://c.tar.gz")
         assert status == 1 and "error[no-archive]: c.tar.gz is no tar archive" in log
         assert "<!DOCTYPE html>" in log
+
+    def test_by_an_ordinary_user(self, project: Project) -> None:
+        """Who can give no file away, make no device, and write to no folder of mode 0555."""
+        if os.geteuid() != 0:
+            pytest.skip("only root can become somebody else")
+        device = entry("null", tarfile.CHRTYPE)
+        device.devmajor, device.devminor = 1, 3
+        folder = [entry("d", tarfile.DIRTYPE, mode=0o555), entry("d/f", mode=0o444), device]
+        (project.context / "c.tar").write_bytes(tar_of(FILES, folder))
+        os.chown(project.work, 1000, 1000)
+        # The tests' own files may lie where only root can read.
+        capabilities = "-all,+dac_read_search"
+        user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups",
+                f"--inh-caps={capabilities}", f"--bounding-set={capabilities}",
+                "--ambient-caps=+dac_read_search"]  # fmt: skip
+        run = project.executor("--context=tar://c.tar", "--no-push", before=user)
+        assert run.status == 0, run.err
+        assert "devices are left out" in run.err and ": null" in run.err
+        assert list(project.work.iterdir()) == []
 
     def test_a_bomb_fills_only_what_it_is_given(self, project: Project) -> None:
         """100 MB out of a few kilobytes, onto a volume of 16 MB."""
