@@ -123,10 +123,11 @@ def test_a_rungs_pod_and_job_are_the_same_pod(rung: str) -> None:
 DOCKERFILE = """\
 ARG BASE={host}/base/busybox:latest
 FROM ${{BASE}} AS build
-COPY src /src
-RUN --mount=type=cache,target=/cache echo made-by-$(id -u) > /made && cat /src/part >> /made
+COPY src /srv/src
+RUN --mount=type=cache,target=/root/.cache echo "made by $(id -u)" > /srv/made \\
+    && cat /srv/src/part >> /srv/made
 FROM ${{BASE}}
-COPY --from=build --chown=app /made /home/app/made
+COPY --from=build --chown=app /srv/made /home/app/made
 RUN chown 1234:1234 /tmp && test "$(id -u)" = 0
 USER app
 CMD ["cat", "/home/app/made"]
