@@ -154,6 +154,7 @@ def test_a_layer_that_is_another_one(tmp_path: Path) -> None:
         (zstandard.compress(LAYER), "is compressed with zstd"),
         (LAYER[:700], "is no image archive"),
     ],
+    ids=["text", "gzip", "zstd", "cut off"],
 )
 def test_what_is_no_archive(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "file"
