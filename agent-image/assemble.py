@@ -135,8 +135,11 @@ def make_runtime(unpacked: Path, root: Path, wheels: list[Path], multiarch: str)
     certifi.unlink()
     certifi.symlink_to(f"{PREFIX}/ssl/cert.pem")  # one set of authorities, not two
     shelves = [unpacked / "lib" / multiarch, unpacked / "usr/lib" / multiarch]
-    own = [path for path in ours.rglob("*") if is_elf(path)]
-    collect_libraries(own, shelves, ours / "lib")
+    brought = list((root / PACKAGES).glob("*.libs"))  # what wheels have beside their modules
+    own = [path for path in ours.rglob("*") if is_elf(path) and path.parent not in brought]
+    collect_libraries(own, [*brought, *shelves], ours / "lib")
+    for folder in brought:
+        shutil.rmtree(folder)
     for name in ALWAYS:
         put_program(next(shelf / name for shelf in shelves if (shelf / name).exists()),
                     ours / "lib" / name)  # fmt: skip

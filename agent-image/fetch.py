@@ -32,6 +32,7 @@ MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 AGENT = (
     *("python3.11-minimal", "libpython3.11-stdlib", "git", "ca-certificates", "busybox-static"),
+    "libstdc++6",  # of the wheel that takes CRC-32C sums
 )
 TOOLS = ("python3.11-minimal", "libpython3.11-stdlib", "patchelf")
 # Dependencies that nothing of ours calls: git's Perl scripts, what configures packages, terminals.
