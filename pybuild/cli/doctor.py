@@ -17,11 +17,27 @@ def doctor(environment: Mapping[str, str]) -> int:
     """Prints the table; 0 if anything works."""
     from pybuild.isolation.select import probe_all
 
-    parent = environment.get("KANIKO_DIR") or environment.get("TMPDIR") or tempfile.gettempdir()
+    parent = _folder(environment)
     with tempfile.TemporaryDirectory(prefix="pybuild-", dir=parent) as folder:
         results = probe_all(Path(folder))
     sys.stdout.write(table(results, facts()))
     return 0 if any(result.works for result in results) else 1
+
+
+def _folder(environment: Mapping[str, str]) -> Path:
+    """As a build chooses it. Raises WorkFolderUnusable."""
+    from pybuild.cli.build import KANIKO_FOLDERS
+    from pybuild.executor.errors import WorkFolderUnusable
+
+    named = environment.get("KANIKO_DIR", "")
+    usual = (*KANIKO_FOLDERS, Path(environment.get("TMPDIR") or tempfile.gettempdir()))
+    for folder in (Path(named),) if named else usual:
+        if os.access(folder, os.W_OK):
+            return folder
+    raise WorkFolderUnusable(
+        "no folder of the builder's own can be written to",
+        hint="name one on a volume with --kaniko-dir or TMPDIR",
+    )
 
 
 def table(results: Sequence[ProbeResult], facts: Sequence[tuple[str, str]]) -> str:

@@ -41,4 +41,8 @@ def _main(argv: Sequence[str]) -> int:
         return 0
     from pybuild.cli.build import Lookup, build_command
 
+    if os.getpid() == 1:
+        from pybuild.cli.account import name_this_user
+
+        name_this_user(os.environ)
     return build_command(values, values.text("context"), Lookup.WORKING_FOLDER_FIRST, os.environ)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import signal
 
+from pybuild.cli.account import name_this_user
+
 
 def idle() -> int:
     """Waits for TERM or INT and ends at once, which ends a container whose main process this is.
     Meanwhile it takes note of children that ended: orphans come to a container's first process."""
+    if os.getpid() == 1:
+        name_this_user(os.environ)
     awaited = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
     # Blocked, not handled: the first process of a container has no default actions, and a signal
     # that comes before sigwait must not be lost.
