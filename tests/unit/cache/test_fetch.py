@@ -100,9 +100,10 @@ def test_what_had_come_before_a_break_stays(store: BlobStore) -> None:
 
 
 def test_who_waited_finds_it_there(store: BlobStore) -> None:
-    go_on, waiting = threading.Event(), threading.Event()
+    begun, waiting, go_on = threading.Event(), threading.Event(), threading.Event()
 
     def slow(done: int) -> Iterator[bytes]:
+        begun.set()
         assert go_on.wait(10)
         yield DATA[done:]
 
@@ -115,8 +116,7 @@ def test_who_waited_finds_it_there(store: BlobStore) -> None:
         outcome.append(fetch_blob(store, BLOB, second.open, waits=waiting.set))
 
     other = threading.Thread(target=wait)
-    while not partial_path(store, BLOB).exists():
-        first.join(0.001)
+    assert begun.wait(10)
     other.start()
     assert waiting.wait(10)
     go_on.set()
