@@ -24,11 +24,7 @@ from pybuild.cli.parse import Values
 from pybuild.cli.session import Stop, reported
 from pybuild.errors import Source
 from pybuild.events import (
-    BuildFailed,
-    BuildFinished,
-    Event,
     EventSink,
-    ImagePushed,
     Level,
     Notice,
 )
@@ -72,7 +68,7 @@ def build_command(
         return plan_command(values, context, lookup, environment)
     job = Job(values, context, lookup, environment)
     with reporting(values, environment) as (sink, stop):
-        return reported(sink, stop, lambda: _build(job, sink, stop))
+        return reported(sink, stop, lambda: build_job(job, sink, stop))
 
 
 def plan_command(
@@ -82,56 +78,7 @@ def plan_command(
     job = Job(values, context, lookup, environment)
     quiet = "warn" if "verbosity" not in values.given else values.text("verbosity")
     with reporting(values, environment, verbosity=quiet) as (sink, stop):
-        return reported(sink, stop, lambda: _plan(job, sink, stop))
-
-
-def request_command(file: str, environment: Mapping[str, str]) -> int:
-    """Carries out a JSON request; result.json beside it says what came of it, also on failure."""
-    from pybuild.cli.parse import parse_flags
-    from pybuild.cli.request import (
-        SCHEMA,
-        failure_of,
-        read_request,
-        request_to_flags,
-        result_of,
-        write_result,
-    )
-    from pybuild.cli.request import request_command as command_of
-    from pybuild.cli.session import failed_event
-    from pybuild.errors import PybuildError
-
-    path = Path(file)
-    request = read_request(path)
-    try:
-        command = command_of(request)
-        values = parse_flags(command, request_to_flags(request), environment)
-    except PybuildError as error:
-        write_result(path, failure_of(failed_event(error)))
-        raise
-    lookup = Lookup.WORKING_FOLDER_FIRST if "dockerfile" in values.given else Lookup.CONTEXT_ONLY
-    quiet = "warn" if command == "plan" and "verbosity" not in values.given else ""
-
-    def carry_out(sink: EventSink, stop: Stop) -> int:
-        if command == "build":
-            return _build(job, sink, stop)
-        status = _plan(job, sink, stop)
-        write_result(path, {"schema": SCHEMA})
-        return status
-
-    pushed: list[str] = []
-
-    def keep(event: Event) -> None:
-        if isinstance(event, ImagePushed):
-            pushed.append(event.reference)
-        elif isinstance(event, BuildFinished):
-            write_result(path, result_of(event, pushed=not values.switch("no-push")))
-        elif isinstance(event, BuildFailed):
-            write_result(path, failure_of(event, pushed))
-
-    job = Job(values, values.text("context"), lookup, environment)
-    with reporting(values, environment, verbosity=quiet) as (sink, stop):
-        told = _both(sink, keep)
-        return reported(told, stop, lambda: carry_out(told, stop))
+        return reported(sink, stop, lambda: plan_job(job, sink, stop))
 
 
 def _plan_printer(job: Job) -> Callable[[Prepared], None]:
@@ -139,14 +86,6 @@ def _plan_printer(job: Job) -> Callable[[Prepared], None]:
     if "print-plan" not in job.values.texts or not job.values.switch("print-plan"):
         return lambda _: None
     return lambda prepared: _print_plan(job, prepared, asked=job.values.switch("cache"))
-
-
-def _both(first: EventSink, second: Callable[[Event], None]) -> EventSink:
-    def sink(event: Event, /) -> None:
-        first(event)
-        second(event)
-
-    return sink
 
 
 @contextmanager
@@ -167,7 +106,8 @@ def reporting(
         yield sink, stop
 
 
-def _build(job: Job, sink: EventSink, stop: Stop) -> int:
+def build_job(job: Job, sink: EventSink, stop: Stop) -> int:
+    """Builds, writes the outputs, pushes, and closes with BuildFinished; the exit status."""
     from pybuild.cli.outputs import DIGEST_FILES, Sboms, outputs
     from pybuild.executor.build import build
 
@@ -189,7 +129,8 @@ def _build(job: Job, sink: EventSink, stop: Stop) -> int:
     return 0
 
 
-def _plan(job: Job, sink: EventSink, stop: Stop) -> int:
+def plan_job(job: Job, sink: EventSink, stop: Stop) -> int:
+    """Prints the plan; the exit status."""
     from pybuild.executor.prepare import prepare
 
     with _prepared(job, sink, stop) as (request, services):

@@ -40,7 +40,7 @@ def login_command(argv: Sequence[str], environment: Mapping[str, str], stdin: Te
         raise UnexpectedArgument(
             "executor login needs the registry", hint="executor login REGISTRY --username=NAME"
         )
-    key = _key(values.positional[0])
+    key = auth_key(values.positional[0])
     username, password = values.text("username"), _password(values, stdin)
     if not username:
         raise BadFlag("--username is missing", hint="--username=NAME")
@@ -62,7 +62,7 @@ def _password(values: Values, stdin: TextIO) -> str:
     return password
 
 
-def _key(registry: str) -> str:
+def auth_key(registry: str) -> str:
     """The key of `auths`: the host, or host and path for a part of a registry."""
     from pybuild.registry.docker_config import normalized_key
 
@@ -79,7 +79,7 @@ def _folder(environment: Mapping[str, str]) -> Path:
 
 def _keep(file: Path, key: str, auth: str) -> None:
     """Sets one entry and leaves the rest of the file as it is; only its owner can read it."""
-    config = _read(file)
+    config = read_config(file)
     auths = config.setdefault("auths", {})
     if not isinstance(auths, dict):
         raise LoginNotKept(f"{file}: auths is no JSON object")
@@ -108,7 +108,8 @@ def _replace(file: Path, text: str) -> None:
         new.unlink(missing_ok=True)
 
 
-def _read(file: Path) -> dict[str, object]:
+def read_config(file: Path) -> dict[str, object]:
+    """A config.json, empty where there is none. Raises LoginNotKept, which shows nothing of it."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

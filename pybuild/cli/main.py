@@ -101,15 +101,15 @@ def _pod_check(argv: Sequence[str]) -> int:
 def _request(argv: Sequence[str]) -> int:
     if len(argv) != 1 or argv[0].startswith("-"):
         if argv and argv[0] in ("--help", "-h"):
-            sys.stdout.write("usage: pybuild request FILE\n\nBuilds what the JSON file asks for; "
+            sys.stdout.write("usage: pybuild request FILE\n\nDoes what the JSON file asks for; "
                              "result.json is written beside it.\n")  # fmt: skip
             return 0
         from pybuild.cli.errors import UnexpectedArgument
 
         raise UnexpectedArgument("pybuild request takes one file", hint="pybuild request FILE")
-    from pybuild.cli.build import request_command
+    from pybuild.cli.request_run import carry_out_request
 
-    return request_command(argv[0], os.environ)
+    return carry_out_request(argv[0], os.environ)
 
 
 def _version(argv: Sequence[str]) -> int:

@@ -34,10 +34,11 @@ def manifest(argv: Sequence[str], environment: Mapping[str, str]) -> int:
             hint="pybuild manifest create --tag=REFERENCE IMAGE...; by digest best of all",
         )
     with reporting(values, environment) as (sink, stop):
-        return reported(sink, stop, lambda: _create(values, environment, sink, stop))
+        return reported(sink, stop, lambda: create(values, environment, sink, stop))
 
 
-def _create(values: Values, environment: Mapping[str, str], sink: EventSink, stop: Stop) -> int:
+def create(values: Values, environment: Mapping[str, str], sink: EventSink, stop: Stop) -> int:
+    """Pushes the index of the images that the values name; the exit status."""
     from pybuild.cli.options.registry import keychain, registry_options
     from pybuild.cli.options.result import destinations, image_annotations
     from pybuild.cli.outputs import digest_target

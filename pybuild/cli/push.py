@@ -12,11 +12,19 @@ from pybuild.cli.flags.flag import PUSH
 from pybuild.cli.options import registry as registry_options
 from pybuild.cli.options import result as result_options
 from pybuild.cli.parse import Values, parse_flags
+from pybuild.errors import InputError
 from pybuild.events import EventSink, Level, Notice
 
 if TYPE_CHECKING:
     from pybuild.cli.session import Stop
     from pybuild.image.image import Image
+
+
+class ImageChanged(InputError):
+    """What is to be pushed is not what was built."""
+
+    code = "image-changed"
+    advice = "something wrote to it since; build it again"
 
 
 def push_command(argv: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -42,14 +50,20 @@ def push_command(argv: Sequence[str], environment: Mapping[str, str]) -> int:
             "at least one --destination is required",
             hint="give --destination=registry/repository:tag",
         )
-    path = Path(values.positional[0])
     with reporting(values, environment) as (sink, stop):
-        return reported(sink, stop, lambda: _push(path, values, environment, sink, stop))
+        return reported(sink, stop, lambda: push_image(values, environment, sink, stop))
 
 
-def _push(
-    path: Path, values: Values, environment: Mapping[str, str], sink: EventSink, stop: Stop
+def push_image(
+    values: Values,
+    environment: Mapping[str, str],
+    sink: EventSink,
+    stop: Stop,
+    *,
+    expected: str = "",
 ) -> int:
+    """Pushes the archive or layout that the values name; the exit status. Raises ImageChanged,
+    before anything is pushed, where its digest is not the one `expected`."""
     from pybuild.cli.build import work_parent
     from pybuild.executor.background import Background
     from pybuild.executor.uploads import Uploads
@@ -63,7 +77,11 @@ def _push(
     with ExitStack() as stack:
         workspace = Workspace.create(work_parent(values, environment))
         stack.callback(workspace.remove)
+        path = Path(values.positional[0])
         image = _image(path, workspace.new_spool())
+        found = str(image.manifest.digest)
+        if expected not in ("", found):
+            raise ImageChanged(f"{path} holds {found}, and what was built is {expected}")
         keychain = registry_options.keychain(values, environment)
         stack.callback(keychain.close)
         stop.when_asked(keychain.close)

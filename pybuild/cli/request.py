@@ -1,31 +1,47 @@
-"""A build as one JSON file: what `kanikoBuild()` writes and `pybuild request FILE` carries out.
+"""A build as one JSON file: what the steps of the Jenkins library write and `pybuild request FILE`
+carries out.
 
 A step of a pipeline puts no value of its user on a command line; it writes the request, runs one
 constant command, and reads `result.json`, which lies beside the request. docs/jenkins.md describes
-both files. Here the request becomes the flags of `pybuild build` or `pybuild plan`, so that a build
-means one thing however it is asked for, and the closing event becomes the result.
+both files. Here the request becomes the flags of a command, so that a build means one thing however
+it is asked for.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pybuild.errors import InputError
-from pybuild.events import BuildFailed, BuildFinished
+from msgspec import Struct
+
+from pybuild.cli import request_values as values
+from pybuild.cli.request_values import BadRequest
+
+__all__ = ["NO_FACTS", "SCHEMA", "BadRequest", "Facts", "destinations", "labels", "read_request",
+           "request_command", "request_to_flags", "sources"]  # fmt: skip
 
 SCHEMA = 1
 """The only value of the request's `schema`; raised when an old request would be read wrongly."""
 
 LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
+COMMANDS = ("build", "push", "manifest", "login")
+SBOM_FILES = {"spdx": "sbom.spdx.json", "cyclonedx": "sbom.cdx.json"}
+_OCI = "org.opencontainers.image."
+_OCI_LABELS = ("source", "revision", "created", "version", "url", "title", "ref.name")
 
 
-class BadRequest(InputError):
-    """A request file can't be read, or says something that no build can mean."""
+class Facts(Struct, frozen=True):
+    """What is known of where a request is carried out: the commit and origin of the checked-out
+    repository, its time in seconds since 1970, and now as RFC 3339 text. Empty: not known."""
 
-    code = "bad-request"
+    revision: str = ""
+    source: str = ""
+    commit_seconds: int | None = None
+    created: str = ""
+
+
+NO_FACTS = Facts()
 
 
 def read_request(path: Path) -> Mapping[str, object]:
@@ -42,48 +58,59 @@ def read_request(path: Path) -> Mapping[str, object]:
 
 
 def request_command(request: Mapping[str, object]) -> str:
-    """The sub-command of `pybuild` that carries the request out: "build" or "plan"."""
-    return "plan" if _flag("dryRun", _given(request).get("dryRun", False)) else "build"
+    """What carries the request out: "build", "plan", "push", "manifest" or "login"."""
+    request = _given(request)
+    command = values.one_of("command", request.get("command", "build"), COMMANDS)
+    dry = values.flag("dryRun", request.get("dryRun", False))
+    return "plan" if dry and command == "build" else command
 
 
-def request_to_flags(request: Mapping[str, object]) -> list[str]:
+def request_to_flags(request: Mapping[str, object], facts: Facts = NO_FACTS) -> list[str]:
     """The flags that say the same as the request, each as one `--name=value`.
 
     Keys that are absent or null keep the command's own default. Raises BadRequest for an unknown
     key, a value of the wrong type, or a build that would push nowhere.
     """
     for name in request:
-        if name not in _READERS:
-            raise BadRequest(f"unknown option {name!r}", hint=_nearest(name, tuple(_READERS)))
+        if name not in _OPTIONS:
+            raise BadRequest(f"unknown option {name!r}", hint=values.nearest(name, [*_OPTIONS]))
     request = _given(request)
     if request.get("schema", SCHEMA) != SCHEMA:
         raise BadRequest(
             f"schema {request['schema']!r} of the request is not known, only {SCHEMA}",
             hint="the shared library and the builder's image are of different times",
         )
-    planned = request_command(request) == "plan"
-    flags = [
-        flag
-        for name in _READERS
-        for flag in _flags_of(name, request)
-        if not (planned and name in _NOT_PLANNED)
-    ]
-    flags[0:0] = [f"--destination={reference}" for reference in destinations(request)]
+    command = request_command(request)
+    kind = "build" if command == "plan" else command
+    for name in request:
+        if kind not in _OPTIONS[name].commands:
+            raise BadRequest(f"`{name}` is no option of {_ACTIONS[kind]}")
+    flags = [f"--destination={reference}" for reference in destinations(request)]
+    for name, option in _OPTIONS.items():
+        if name in request and not (command == "plan" and name in _NOT_PLANNED):
+            flags += option.read(name, request[name], request)
+    if kind == "build":
+        flags += [f"--label={key}={value}" for key, value in labels(request, facts).items()]
+        flags += values.texts("extraArgs", request.get("extraArgs") or [])
     return flags
 
 
 def destinations(request: Mapping[str, object]) -> list[str]:
-    """Every reference the image gets: `image` with each of `tags`, then `destinations`."""
+    """Every reference the image gets: `image` and `mirrors` with each of `tags`, then
+    `destinations`."""
     request = _given(request)
-    image = _text("image", request.get("image") or "")
-    tags = _texts("tags", request.get("tags") or [])
-    named = _texts("destinations", request.get("destinations") or [])
-    if image and not tags:
+    image = values.text("image", request.get("image") or "")
+    tags = values.texts("tags", request.get("tags") or [])
+    mirrors = values.texts("mirrors", request.get("mirrors") or [])
+    named = values.texts("destinations", request.get("destinations") or [])
+    command = request_command(request)
+    pushes = values.flag("push", request.get("push", True)) and command != "login"
+    if image and not tags and pushes:
         raise BadRequest("`image` is given without `tags`", hint="tags: ['1.0']")
-    if tags and not image:
+    if (tags or mirrors) and not image:
         raise BadRequest("`tags` are given without `image`", hint="image: 'registry.example/app'")
-    wanted = [f"{image}:{tag}" for tag in tags] + named
-    if not wanted and _flag("push", request.get("push", True)):
+    wanted = [f"{repository}:{tag}" for repository in (image, *mirrors) for tag in tags] + named
+    if not wanted and pushes:
         raise BadRequest(
             "there is nowhere to push to",
             hint="give `image` and `tags`, or `destinations`, or push: false",
@@ -91,188 +118,139 @@ def destinations(request: Mapping[str, object]) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
-def result_of(finished: BuildFinished, *, pushed: bool) -> dict[str, object]:
-    """What a pipeline gets back: only text, numbers, booleans and lists, so that it survives a
-    restart of the controller. `size` is bytes, `image` and the tags come from the references."""
-    names = [_split_tag(reference) for reference in finished.references]
-    image = names[0][0] if names else ""
-    return {
-        "schema": SCHEMA,
-        "image": image,
-        "digest": finished.digest,
-        "imageRef": f"{image}@{finished.digest}" if image else "",
-        "tags": list(dict.fromkeys(tag for name, tag in names if name == image)),
-        "destinations": list(finished.references),
-        "pushed": pushed,
-        "size": finished.size,
-        "layers": len(finished.layers),
-        "cacheHits": sum(stage.steps_cached for stage in finished.stages),
-        "cacheMisses": sum(stage.steps_run for stage in finished.stages),
-        "durationMs": round(finished.seconds * 1000),
-        "outputs": list(finished.outputs),
+def labels(request: Mapping[str, object], facts: Facts = NO_FACTS) -> dict[str, str]:
+    """The labels that the image gets: those of the OCI specification's annotations that are known,
+    where `ociLabels` is true or a map of them, and over them `labels`."""
+    wanted = request.get("ociLabels") or False
+    given: dict[str, object] = {}
+    if isinstance(wanted, dict):
+        given = values.parts("ociLabels", wanted, _OCI_LABELS)
+    elif not values.flag("ociLabels", wanted):
+        return _own_labels(request)
+    title = str(request.get("image") or "").rpartition("/")[2]
+    known: dict[str, object] = {
+        "source": facts.source,
+        "revision": facts.revision,
+        "created": facts.created,
+        "title": title,
+        **given,
     }
+    known["source"] = without_user(values.text("ociLabels.source", known["source"]))
+    texts = {key: values.text(f"ociLabels.{key}", value) for key, value in known.items()}
+    oci = {f"{_OCI}{key}": texts[key] for key in _OCI_LABELS if texts.get(key)}
+    return oci | _own_labels(request)
 
 
-def failure_of(failed: BuildFailed, pushed: Sequence[str] = ()) -> dict[str, object]:
-    """The result of a build that failed: `error`, and which destinations have the image though."""
-    return {
-        "schema": SCHEMA,
-        **({"destinations": sorted(pushed)} if pushed else {}),
-        "error": {
-            "code": failed.code,
-            "message": failed.message,
-            "hint": failed.hint,
-            "file": failed.file,
-            "line": failed.line,
-            "text": failed.text,
-            "exitStatus": failed.exit_status,
-        },
-    }
+def without_user(address: str) -> str:
+    """An address of a repository without the user and password that may stand in it."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return address  # user@host:path: the user is part of how it is reached, and no secret
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-def result_path(request: Path) -> Path:
-    return request.with_name("result.json")
+def sources(request: Mapping[str, object]) -> list[str]:
+    """What stands on the command line without a flag: the archive or layout that is pushed, or the
+    images that an index is made of. Raises BadRequest where it is missing."""
+    command = request_command(request)
+    if command == "push":
+        path = values.text("path", request.get("path") or "")
+        if not path:
+            raise BadRequest("`path` is missing: the archive or OCI layout to push")
+        return [path if path[0] in "/." else f"./{path}"]
+    if command == "manifest":
+        found = values.texts("sources", request.get("sources") or [])
+        if not found:
+            raise BadRequest("`sources` is missing: the images that the index is made of")
+        if any(source.startswith("-") for source in found):
+            raise BadRequest("`sources` holds something that is no image")
+        return found
+    return []
 
 
-def write_result(request: Path, result: Mapping[str, object]) -> None:
-    """Writes the result beside the request, whole or not at all, for the request's owner: the
-    agent, which reads and removes it, often runs under another id than the builder."""
-    target = result_path(request)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    partial.write_text(json.dumps(result, indent=2) + "\n")
-    if os.geteuid() == 0:
-        owner = request.stat()
-        os.chown(partial, owner.st_uid, owner.st_gid)
-    partial.replace(target)
+# --- one reader an option: (name, value, request) -> flags ------------------------------------
+
+Reader = Callable[[str, object, Mapping[str, object]], list[str]]
 
 
-def _split_tag(reference: str) -> tuple[str, str]:
-    """(repository, tag) of a reference as the closing event has it; a port is no tag."""
-    name, colon, tag = reference.partition("@")[0].rpartition(":")
-    return (name, tag) if colon and "/" not in tag else (reference.partition("@")[0], "")
-
-
-# --- the values of a request ------------------------------------------------------------------
+class Option(Struct, frozen=True):
+    read: Reader
+    commands: frozenset[str] = frozenset({"build"})
 
 
 def _given(request: Mapping[str, object]) -> Mapping[str, object]:
     return {name: value for name, value in request.items() if value is not None}
 
 
-def _flags_of(name: str, request: Mapping[str, object]) -> list[str]:
-    return _READERS[name](name, request[name]) if name in request else []
+def _own_labels(request: Mapping[str, object]) -> dict[str, str]:
+    own = values.table("labels", request.get("labels") or {})
+    return {
+        values.key("labels", key): values.plain(f"labels.{key}", item) for key, item in own.items()
+    }
 
 
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise BadRequest(f"`{name}` has to be a text, not {_json_type(value)}")
-    if "\0" in value:
-        raise BadRequest(f"`{name}` holds a NUL character")
-    return value
-
-
-def _texts(name: str, value: object) -> list[str]:
-    """A list of texts; one text alone is taken for a list of one."""
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list):
-        raise BadRequest(f"`{name}` has to be a list, not {_json_type(value)}")
-    texts = [_text(name, item) for item in values]
-    if not all(texts):
-        raise BadRequest(f"`{name}` holds an empty text")
-    return texts
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise BadRequest(
-            f"`{name}` has to be true or false, not {_json_type(value)}",
-            hint=f"write {name}: true without quotes" if isinstance(value, str) else "",
-        )
-    return value
-
-
-def _table(name: str, value: object) -> Mapping[str, object]:
-    if not isinstance(value, dict):
-        raise BadRequest(f"`{name}` has to be a map, not {_json_type(value)}")
-    return value
-
-
-def _part(name: str, table: Mapping[str, object], known: Sequence[str]) -> dict[str, str]:
-    for key in table:
-        if key not in known:
-            raise BadRequest(f"unknown option `{name}.{key}`", hint=_nearest(key, known))
-    return {key: _text(f"{name}.{key}", value) for key, value in table.items() if value is not None}
-
-
-def _json_type(value: object) -> str:
-    if isinstance(value, bool):
-        return "a boolean"
-    names = {str: "a text", int: "a number", float: "a number", list: "a list", dict: "a map"}
-    return names.get(type(value), "null")
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0)
-    return f"did you mean {close[0]!r}?"
-
-
-# --- one reader an option: (name, value) -> flags ---------------------------------------------
-
-
-def _nothing(_name: str, _value: object) -> list[str]:
+def _nothing(_name: str, _value: object, _request: Mapping[str, object]) -> list[str]:
     return []
 
 
-def _one(flag: str) -> Callable[[str, object], list[str]]:
-    def read(name: str, value: object) -> list[str]:
-        text = _text(name, value)
+def _one(flag: str) -> Reader:
+    def read(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
+        text = values.text(name, value)
         return [f"{flag}={text}"] if text else []
 
     return read
 
 
-def _many(flag: str) -> Callable[[str, object], list[str]]:
-    return lambda name, value: [f"{flag}={text}" for text in _texts(name, value)]
+def _many(flag: str) -> Reader:
+    return lambda name, value, _request: [f"{flag}={text}" for text in values.texts(name, value)]
 
 
-def _build_args(name: str, value: object) -> list[str]:
+def _switch(flag: str) -> Reader:
+    return lambda name, value, _request: [flag] if values.flag(name, value) else []
+
+
+def _pairs(flag: str) -> Reader:
+    def read(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
+        return [
+            f"{flag}={values.key(name, key)}={values.plain(f'{name}.{key}', item)}"
+            for key, item in values.table(name, value).items()
+        ]
+
+    return read
+
+
+def _choice(flag: str, *known: str) -> Reader:
+    return lambda name, value, _request: [f"{flag}={values.one_of(name, value, known)}"]
+
+
+def _numbers(*flags: str) -> Reader:
+    def read(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
+        count = values.number(name, value)
+        return [f"{flag}={count}" for flag in flags]
+
+    return read
+
+
+def _build_args(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
     """null takes the value from the builder's environment, as `--build-arg NAME` does."""
-    return [
-        f"--build-arg={key}" if item is None else f"--build-arg={_pair(name, key, item)}"
-        for key, item in _table(name, value).items()
-        if _is_key(name, key)
-    ]
+    flags = []
+    for key, item in values.table(name, value).items():
+        text = "" if item is None else f"={values.plain(f'{name}.{key}', item)}"
+        flags.append(f"--build-arg={values.key(name, key)}{text}")
+    return flags
 
 
-def _labels(name: str, value: object) -> list[str]:
-    table = _table(name, value)
-    return [
-        f"--label={_pair(name, key, item)}" for key, item in table.items() if _is_key(name, key)
-    ]
+def _build_args_from_env(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
+    return [f"--build-arg={values.key(name, text)}" for text in values.texts(name, value)]
 
 
-def _is_key(name: str, key: str) -> bool:
-    if not key or "=" in key or "\0" in key:
-        raise BadRequest(f"`{name}` has a key that no flag can say: {key!r}")
-    return True
-
-
-def _pair(name: str, key: str, value: object) -> str:
-    if isinstance(value, bool):
-        return f"{key}={str(value).lower()}"
-    if isinstance(value, int | float):
-        return f"{key}={value}"
-    return f"{key}={_text(f'{name}.{key}', value)}"
-
-
-def _secrets(name: str, value: object) -> list[str]:
+def _secrets(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
     """By id, where each lies: `{file: path}` or `{env: variable}`. What else is given may be the
     secret itself, and is never shown."""
     flags = []
-    for key, place in _table(name, value).items():
-        if not _is_key(name, key) or "," in key:
+    for key, place in values.table(name, value).items():
+        if not values.key(name, key) or "," in key:
             raise BadRequest(f"`{name}` has a key that no flag can say: {key!r}")
         if not isinstance(place, dict) or len(place) != 1 or not {"file", "env"} & place.keys():
             raise BadRequest(
@@ -280,61 +258,165 @@ def _secrets(name: str, value: object) -> list[str]:
                 hint="{file: path} or {env: variable}; its value has no place in a request",
             )
         ((kind, where),) = place.items()
-        text = _text(f"{name}.{key}.{kind}", where)
+        text = values.text(f"{name}.{key}.{kind}", where)
         if not text or "," in text:
             raise BadRequest(f"`{name}.{key}.{kind}` is empty or has a comma")
         flags.append(f"--secret=id={key},{'src' if kind == 'file' else 'env'}={text}")
     return flags
 
 
-def _cache(name: str, value: object) -> list[str]:
+_CACHE_TEXTS = {"repo": "--cache-repo", "dir": "--cache-dir", "ttl": "--cache-ttl"}
+_CACHE_FLAGS = {"copyLayers": "--cache-copy-layers", "runLayers": "--cache-run-layers"}
+_CACHE_ONLY_BUILT = {"readOnly": "--no-push-cache", "inline": "--inline-cache"}
+_CACHE_KEYS = (*_CACHE_TEXTS, *_CACHE_FLAGS, *_CACHE_ONLY_BUILT, "from")
+
+
+def _cache(name: str, value: object, request: Mapping[str, object]) -> list[str]:
     if isinstance(value, bool):
         return ["--cache"] if value else []
     if not isinstance(value, dict):
-        raise BadRequest(f"`{name}` has to be true, false or a map, not {_json_type(value)}")
-    parts = _part(name, value, ("repo", "dir"))
-    flags = {"repo": "--cache-repo", "dir": "--cache-dir"}
-    return ["--cache", *(f"{flags[key]}={text}" for key, text in parts.items())]
+        raise BadRequest(f"`{name}` has to be true, false or a map, not {values.json_type(value)}")
+    parts = values.parts(name, value, _CACHE_KEYS)
+    flags = ["--cache"]
+    for key, item in parts.items():
+        full = f"{name}.{key}"
+        if key in _CACHE_TEXTS:
+            flags.append(f"{_CACHE_TEXTS[key]}={values.text(full, item)}")
+        elif key in _CACHE_FLAGS:
+            flags.append(f"{_CACHE_FLAGS[key]}={str(values.flag(full, item)).lower()}")
+        elif key == "from":
+            flags += [f"--cache-from={place}" for place in values.texts(full, item)]
+        elif values.flag(full, item) and request_command(request) != "plan":
+            flags.append(_CACHE_ONLY_BUILT[key])
+    return flags
 
 
-def _push(name: str, value: object) -> list[str]:
-    return [] if _flag(name, value) else ["--no-push"]
+def _push(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
+    return [] if values.flag(name, value) else ["--no-push"]
 
 
-def _output(name: str, value: object) -> list[str]:
-    parts = _part(name, _table(name, value), ("type", "path"))
+def _output(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
+    parts = values.parts(name, value, ("type", "path"))
+    given = {key: values.text(f"{name}.{key}", item) for key, item in parts.items()}
     flags = {"tar": "--tar-path", "oci": "--oci-layout-path"}
-    if parts.get("type") not in flags or not parts.get("path"):
+    if given.get("type") not in flags or not given.get("path"):
         raise BadRequest(f"`{name}` needs `type`, 'tar' or 'oci', and `path`")
-    return [f"{flags[parts['type']]}={parts['path']}"]
+    return [f"{flags[given['type']]}={given['path']}"]
 
 
-def _verbosity(name: str, value: object) -> list[str]:
-    level = _text(name, value)
-    if level not in LEVELS:
-        raise BadRequest(f"`{name}` can't be {level!r}", hint=f"one of {', '.join(LEVELS)}")
-    return [f"--verbosity={level}"]
+def _registry_map(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
+    return [
+        f"--registry-map={values.key(name, host)}={other}"
+        for host, others in values.table(name, value).items()
+        for other in values.texts(f"{name}.{host}", others)
+    ]
 
 
-_NOT_PLANNED = frozenset({"output"})  # a plan writes nothing, and has no flag for where
+def _sbom(name: str, value: object, request: Mapping[str, object]) -> list[str]:
+    if value is False:
+        return []
+    form = "spdx" if value is True else values.one_of(name, value, tuple(SBOM_FILES))
+    folder = values.text("reports", request.get("reports") or "")
+    return [f"--sbom={form}={folder}/{SBOM_FILES[form]}" if folder else f"--sbom={form}"]
+
+
+def _checked(*read: Callable[[str, object], object]) -> Reader:
+    """For what becomes no flag of its own, and still has to be of its type."""
+
+    def check(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
+        for reader in read:
+            reader(name, value)
+        return []
+
+    return check
+
+
+def _epoch(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
+    if value != "commit":
+        values.number(name, value)
+    return []
+
+
+def _registries(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
+    logins(name, value)
+    return []
+
+
+def logins(name: str, value: object) -> list[tuple[str, str, str]]:
+    """(registry, variable with the user name, variable with the password) of each entry."""
+    if not isinstance(value, list):
+        raise BadRequest(f"`{name}` has to be a list, not {values.json_type(value)}")
+    found = []
+    for number, entry in enumerate(value):
+        parts = values.parts(f"{name}[{number}]", entry, ("url", "usernameEnv", "passwordEnv"))
+        texts = [
+            values.text(f"{name}.{key}", parts.get(key, ""))
+            for key in ("url", "usernameEnv", "passwordEnv")
+        ]
+        if not all(texts):
+            raise BadRequest(f"`{name}[{number}]` needs `url`, `usernameEnv` and `passwordEnv`")
+        found.append((texts[0], texts[1], texts[2]))
+    return found
+
+
+_NOT_PLANNED = frozenset({"output", "sbom"})  # a plan writes nothing, and has no flag for where
+_ACTIONS = {"build": "a build", "push": "a push", "manifest": "an index", "login": "a login"}
+_ALL = frozenset(COMMANDS)
+_REACHING = frozenset({"build", "push", "manifest"})
+
+
+def _retries(name: str, value: object, request: Mapping[str, object]) -> list[str]:
+    pull = ("--image-download-retry",)
+    flags = {"push": ("--push-retry", *pull), "manifest": pull, "plan": pull}
+    every = ("--push-retry", *pull, "--image-fs-extract-retry")
+    return _numbers(*flags.get(request_command(request), every))(name, value, request)
+
 
 # The order is the order of the flags, whatever the request's own order is.
-_READERS: Mapping[str, Callable[[str, object], list[str]]] = {
-    "schema": _nothing,
-    "image": _nothing,  # these three become --destination, together
-    "tags": _nothing,
-    "destinations": _nothing,
-    "dryRun": _nothing,  # decides between `build` and `plan`
-    "context": _one("--context"),
-    "dockerfile": _one("--dockerfile"),
-    "target": _one("--target"),
-    "buildArgs": _build_args,
-    "labels": _labels,
-    "secrets": _secrets,
-    "insecureRegistries": _many("--insecure-registry"),
-    "registryMirrors": _many("--registry-mirror"),
-    "cache": _cache,
-    "push": _push,
-    "output": _output,
-    "verbosity": _verbosity,
+_OPTIONS: Mapping[str, Option] = {
+    "schema": Option(_nothing, _ALL),
+    "command": Option(_nothing, _ALL),
+    "image": Option(_nothing, _REACHING),  # these four become --destination, together
+    "tags": Option(_nothing, _REACHING),
+    "mirrors": Option(_nothing, _REACHING),
+    "destinations": Option(_nothing, _REACHING),
+    "dryRun": Option(_nothing),  # decides between `build` and `plan`
+    "path": Option(_nothing, frozenset({"push"})),
+    "digest": Option(_checked(values.text), frozenset({"push"})),
+    "sources": Option(_nothing, frozenset({"manifest"})),
+    "registries": Option(_registries, _ALL),
+    "dockerConfig": Option(_checked(values.text), _ALL),
+    "configFolder": Option(_checked(values.text), frozenset({"login"})),
+    "context": Option(_one("--context")),
+    "subPath": Option(_one("--context-sub-path")),
+    "dockerfile": Option(_one("--dockerfile")),
+    "target": Option(_one("--target")),
+    "platform": Option(_one("--custom-platform")),
+    "buildArgs": Option(_build_args),
+    "buildArgsFromEnv": Option(_build_args_from_env),
+    "labels": Option(_nothing),  # with `ociLabels`, at the end
+    "ociLabels": Option(_nothing),
+    "annotations": Option(_pairs("--annotation"), frozenset({"build", "manifest"})),
+    "secrets": Option(_secrets),
+    "insecureRegistries": Option(_many("--insecure-registry"), _REACHING),
+    "registryMirrors": Option(_many("--registry-mirror"), _REACHING),
+    "registryMap": Option(_registry_map, _REACHING),
+    "retries": Option(_retries, _REACHING),
+    "cache": Option(_cache),
+    "reproducible": Option(_switch("--reproducible")),
+    "sourceDateEpoch": Option(_epoch),
+    "compression": Option(_choice("--compression", "gzip", "zstd")),
+    "compressionLevel": Option(_numbers("--compression-level")),
+    "format": Option(_choice("--image-format", "docker", "oci")),
+    "push": Option(_push),
+    "output": Option(_output),
+    "sbom": Option(_sbom),
+    "provenance": Option(_checked(values.flag)),
+    "reports": Option(_checked(values.text)),
+    "invocation": Option(_checked(values.text)),
+    "verbosity": Option(
+        lambda name, value, _request: [f"--verbosity={values.one_of(name, value, LEVELS)}"],
+        _REACHING,
+    ),
+    "extraArgs": Option(_checked(values.texts)),
 }

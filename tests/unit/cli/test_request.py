@@ -10,18 +10,20 @@ from hypothesis import strategies as st
 
 from pybuild.cli.request import (
     BadRequest,
+    Facts,
     destinations,
-    failure_of,
+    labels,
     read_request,
     request_command,
     request_to_flags,
-    result_of,
-    result_path,
-    write_result,
+    sources,
 )
-from pybuild.events import BuildFailed, BuildFinished, LayerSummary, StageSummary
+from pybuild.cli.request_result import failure_of, pushed_of, result_of, result_path, write_result
+from pybuild.events import BuildFailed, BuildFinished, ImagePushed, LayerSummary, StageSummary
 
 PUSHING = {"destinations": ["r.example/app:1"]}
+PUSHED = ["--destination=r.example/app:1"]
+LOGIN = {"url": "r.example", "usernameEnv": "U", "passwordEnv": "P"}
 NOT_PUSHING = {"push": False}
 
 
@@ -60,7 +62,7 @@ NOT_PUSHING = {"push": False}
         ),
         pytest.param(
             {**NOT_PUSHING, "labels": {"a.b": "x y", "n": 1}},
-            ["--label=a.b=x y", "--label=n=1", "--no-push"],
+            ["--no-push", "--label=a.b=x y", "--label=n=1"],
             id="labels",
         ),
         pytest.param(
@@ -107,6 +109,116 @@ NOT_PUSHING = {"push": False}
         ),
         pytest.param({**NOT_PUSHING, "schema": 1}, ["--no-push"], id="schema"),
         pytest.param(
+            {"image": "r/a", "tags": ["1", "2"], "mirrors": ["m/a"], "destinations": ["x:1"]},
+            [f"--destination={name}" for name in ("r/a:1", "r/a:2", "m/a:1", "m/a:2", "x:1")],
+            id="mirrors",
+        ),
+        pytest.param(
+            {**NOT_PUSHING, "subPath": "a b", "platform": "linux/arm64"},
+            ["--context-sub-path=a b", "--custom-platform=linux/arm64", "--no-push"],
+            id="sub path, platform",
+        ),
+        pytest.param(
+            {**NOT_PUSHING, "buildArgsFromEnv": ["HTTP_PROXY"], "annotations": {"a": 1}},
+            ["--build-arg=HTTP_PROXY", "--annotation=a=1", "--no-push"],
+            id="build args from the environment",
+        ),
+        pytest.param(
+            {**NOT_PUSHING, "registryMap": {"docker.io": ["a", "b/c"], "quay.io": "d"}},
+            [
+                *(f"--registry-map={x}" for x in ("docker.io=a", "docker.io=b/c", "quay.io=d")),
+                "--no-push",
+            ],
+            id="registry map",
+        ),
+        pytest.param(
+            {**PUSHING, "retries": 2},
+            [*PUSHED, "--push-retry=2", "--image-download-retry=2", "--image-fs-extract-retry=2"],
+            id="retries",
+        ),
+        pytest.param(
+            {**PUSHING, "retries": 2, "dryRun": True},
+            [*PUSHED, "--image-download-retry=2"],
+            id="retries of a plan",
+        ),
+        pytest.param(
+            {
+                **PUSHING,
+                "cache": {
+                    "ttl": "1h",
+                    "copyLayers": False,
+                    "runLayers": True,
+                    "readOnly": True,
+                    "inline": False,
+                    "from": ["a", "b"],
+                },
+            },
+            [
+                *PUSHED,
+                "--cache",
+                "--cache-ttl=1h",
+                "--cache-copy-layers=false",
+                "--cache-run-layers=true",
+                "--no-push-cache",
+                "--cache-from=a",
+                "--cache-from=b",
+            ],
+            id="all of a cache",
+        ),
+        pytest.param(
+            {**PUSHING, "cache": {"readOnly": True}, "dryRun": True},
+            [*PUSHED, "--cache"],
+            id="a plan never writes to the cache",
+        ),
+        pytest.param(
+            {
+                **PUSHING,
+                "reproducible": True,
+                "sourceDateEpoch": 5,
+                "compression": "zstd",
+                "compressionLevel": 3,
+                "format": "oci",
+            },
+            [
+                *PUSHED,
+                "--reproducible",
+                "--compression=zstd",
+                "--compression-level=3",
+                "--image-format=oci",
+            ],
+            id="bytes",
+        ),
+        pytest.param(
+            {**PUSHING, "sbom": "cyclonedx", "reports": "/r", "provenance": True},
+            [*PUSHED, "--sbom=cyclonedx=/r/sbom.cdx.json"],
+            id="reports",
+        ),
+        pytest.param({**PUSHING, "sbom": True}, [*PUSHED, "--sbom=spdx"], id="SBOM here"),
+        pytest.param({**PUSHING, "sbom": False}, PUSHED, id="no SBOM"),
+        pytest.param(
+            {**PUSHING, "extraArgs": ["--single-snapshot", "--ignore-path=/a b"]},
+            [*PUSHED, "--single-snapshot", "--ignore-path=/a b"],
+            id="extra arguments",
+        ),
+        pytest.param(
+            {**PUSHING, "registries": [LOGIN], "dockerConfig": "FILE", "invocation": "u"},
+            PUSHED,
+            id="credentials are no flags",
+        ),
+        pytest.param(
+            {**PUSHING, "command": "push", "path": "out", "digest": "sha256:0", "retries": 1},
+            [*PUSHED, "--push-retry=1", "--image-download-retry=1"],
+            id="push",
+        ),
+        pytest.param(
+            {**PUSHING, "command": "manifest", "sources": ["a:1"], "annotations": {"a": "b"}},
+            [*PUSHED, "--annotation=a=b"],
+            id="index",
+        ),
+        pytest.param(
+            {"command": "login", "registries": [LOGIN], "configFolder": "/c"}, [], id="login"
+        ),
+        pytest.param(
             {**PUSHING, "push": None, "cache": None, "dryRun": None, "tags": None},
             ["--destination=r.example/app:1"],
             id="null is absent",
@@ -121,6 +233,7 @@ def test_request_to_flags(request_: dict[str, object], expected: list[str]) -> N
     ("request_", "message"),
     [
         pytest.param({"image": "a"}, "without `tags`", id="image without tags"),
+        pytest.param({"mirrors": ["a"]}, "without `image`", id="mirrors without image"),
         pytest.param({"tags": ["1"]}, "without `image`", id="tags without image"),
         pytest.param({}, "nowhere to push", id="nothing"),
         pytest.param({"push": True}, "nowhere to push", id="push without destination"),
@@ -136,7 +249,7 @@ def test_request_to_flags(request_: dict[str, object], expected: list[str]) -> N
         pytest.param({**PUSHING, "buildArgs": {"A=B": ""}}, "no flag can say", id="bad key"),
         pytest.param({**PUSHING, "labels": {"A": None}}, "has to be a text, not null", id="label"),
         pytest.param({**PUSHING, "cache": "yes"}, "true, false or a map", id="cache as a text"),
-        pytest.param({**PUSHING, "cache": {"ttl": "1h"}}, "unknown option `cache.ttl`", id="ttl"),
+        pytest.param({**PUSHING, "cache": {"tll": "1h"}}, "unknown option `cache.tll`", id="ttl"),
         pytest.param(
             {**PUSHING, "output": {"type": "zip", "path": "a"}}, "'tar' or 'oci'", id="zip"
         ),
@@ -160,6 +273,26 @@ def test_request_to_flags(request_: dict[str, object], expected: list[str]) -> N
         pytest.param({**PUSHING, "secrets": {"a": {"file": "x,y"}}}, "has a comma", id="comma"),
         pytest.param({**PUSHING, "secrets": {"a,b": {"env": "y"}}}, "no flag can say", id="id"),
         pytest.param({**PUSHING, "verbosity": "loud"}, "can't be 'loud'", id="level"),
+        pytest.param({**PUSHING, "command": "pull"}, "can't be 'pull'", id="command"),
+        pytest.param({**PUSHING, "path": "x"}, "`path` is no option of a build", id="path"),
+        pytest.param(
+            {**PUSHING, "command": "push", "target": "x"}, "no option of a push", id="target"
+        ),
+        pytest.param({**PUSHING, "retries": -1}, "whole number", id="negative"),
+        pytest.param({**PUSHING, "retries": True}, "whole number", id="boolean"),
+        pytest.param({**PUSHING, "compression": "xz"}, "can't be 'xz'", id="compression"),
+        pytest.param({**PUSHING, "sourceDateEpoch": "today"}, "whole number", id="epoch"),
+        pytest.param({**PUSHING, "extraArgs": [1]}, "has to be a text", id="extra"),
+        pytest.param({**PUSHING, "sbom": "html"}, "can't be 'html'", id="SBOM"),
+        pytest.param(
+            {**PUSHING, "ociLabels": {"licence": "x"}}, "`ociLabels.licence`", id="OCI label"
+        ),
+        pytest.param(
+            {**PUSHING, "registries": [{"url": "r", "password": "hunter2"}]},
+            "unknown option `registries[0].password`",
+            id="a password itself",
+        ),
+        pytest.param({**PUSHING, "registries": [{"url": "r"}]}, "needs `url`", id="no variables"),
     ],
 )
 def test_what_no_build_can_mean(request_: dict[str, object], message: str) -> None:
@@ -167,6 +300,55 @@ def test_what_no_build_can_mean(request_: dict[str, object], message: str) -> No
         request_to_flags(request_)
     assert message in caught.value.message
     assert "hunter2" not in caught.value.message + caught.value.hint
+
+
+def test_what_a_push_and_an_index_are_made_of() -> None:
+    assert sources(PUSHING) == []
+    assert sources({**PUSHING, "command": "push", "path": "-x"}) == ["./-x"]
+    assert sources({**PUSHING, "command": "push", "path": "/a/b"}) == ["/a/b"]
+    assert sources({**PUSHING, "command": "manifest", "sources": ["a", "b"]}) == ["a", "b"]
+    for wrong in (
+        {"command": "push"},
+        {"command": "manifest"},
+        {"command": "manifest", "sources": ["--insecure"]},
+    ):
+        with pytest.raises(BadRequest):
+            sources({**PUSHING, **wrong})
+
+
+FACTS = Facts("abc", "https://git.example/app", 7, "2026-01-01T00:00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        pytest.param({"labels": {"a": True}}, {"a": "true"}, id="none of OCI"),
+        pytest.param(
+            {"ociLabels": True, "image": "r.example/team/app"},
+            {
+                "org.opencontainers.image.source": "https://git.example/app",
+                "org.opencontainers.image.revision": "abc",
+                "org.opencontainers.image.created": "2026-01-01T00:00:00Z",
+                "org.opencontainers.image.title": "app",
+            },
+            id="facts",
+        ),
+        pytest.param(
+            {
+                "ociLabels": {"source": "https://u:hunter2@h/a", "created": "", "ref.name": "main"},
+                "labels": {"org.opencontainers.image.revision": "mine"},
+            },
+            {
+                "org.opencontainers.image.source": "https://h/a",
+                "org.opencontainers.image.revision": "mine",
+                "org.opencontainers.image.ref.name": "main",
+            },
+            id="given over facts, the user's over all, no password",
+        ),
+    ],
+)
+def test_labels(request_: dict[str, object], expected: dict[str, str]) -> None:
+    assert labels(request_, FACTS) == expected
 
 
 def test_an_unknown_option_names_the_nearest() -> None:
@@ -221,15 +403,27 @@ def test_the_result_of_a_build() -> None:
         "imageRef": "r.example:5000/app@sha256:abc",
         "tags": ["1", "2"],
         "destinations": ["r.example:5000/app:1", "r.example:5000/app:2", "other/app:1"],
+        "platform": "",
         "pushed": True,
         "size": 42,
         "layers": 2,
         "cacheHits": 6,
         "cacheMisses": 4,
         "durationMs": 1234,
+        "labels": {},
+        "output": {},
+        "reports": {},
         "outputs": [],
     }
     assert json.loads(json.dumps(result)) == result
+
+
+def test_the_result_of_a_push() -> None:
+    events = [ImagePushed("r/a:1", "sha256:1", 5), ImagePushed("r/b:1", "sha256:1", 5)]
+    result = pushed_of(events, 1.5)
+    assert (result["imageRef"], result["tags"]) == ("r/a@sha256:1", ["1"])
+    assert (result["destinations"], result["pushed"]) == (["r/a:1", "r/b:1"], True)
+    assert (result["size"], result["durationMs"]) == (5, 1500)
 
 
 def test_the_result_of_a_build_without_a_name() -> None:
