@@ -39,7 +39,7 @@ _CONTEXTS = """\
 
 | form | what it is |
 |---|---|
-| `path`, `/path`, `dir://path` | a folder, used in place and never written to; `dir://path` is looked for in `/` too, where kaniko looks |
+| `path`, `/path`, `dir://path` | a folder, used in place; `dir://path` also from `/` |
 | `git://host/repository.git[#ref[#commit]]` | kaniko's form, fetched over https |
 | `https://host/repository.git[#ref[:folder]]` | Docker's form; it has to end in `.git` |
 | `git@host:repository.git`, `ssh://…`, `http://…`, `file://…` | the same by other ways |
