@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pybuild.output.sbom.collect import ImageFiles
     from pybuild.output.sbom.write import SbomRequest
 
-DIGEST_FILES = ("digest-file", "image-name-with-digest-file", "image-name-tag-with-digest-file")
+DIGEST_FILES = ("digest-file", "image-name-with-digest-file", "image-name-tag-with-digest-file",
+                "image-url-file")  # fmt: skip
 OUTPUT_FLAGS = ("tar-path", "oci-layout-path", *DIGEST_FILES)
 _FOLDERS = ("oci-layout-path",)
 _NAMELESS = "unset-repo/unset-image-name"  # what kaniko writes into an archive without a name
@@ -50,13 +51,14 @@ def outputs(
     images = environment.get("BUILDER_OUTPUT", "")
     if images:
         _check_place("BUILDER_OUTPUT", Path(images).absolute() / "images")
-    digest, named, tagged = (digest_target(values, name) for name in DIGEST_FILES)
+    digest, named, tagged, url = (digest_target(values, name) for name in DIGEST_FILES)
     return Outputs(
         archive,
         path("oci-layout-path"),
         digest,
         named,
         tagged,
+        url,
         Path(images) / "images" if images else None,
         tuple(destinations) or (parse_reference(_NAMELESS),),
         tuple(destinations),

@@ -43,14 +43,16 @@ class Url(Struct, frozen=True):
 
 class Outputs(Struct, frozen=True):
     """Where to write what; None: not asked for. `tags` name the image inside an archive,
-    `destinations` are what the name files tell, pushed or not. `images_file` gets a JSON object
-    for each destination, a line each: what Google's builders read from $BUILDER_OUTPUT."""
+    `destinations` are what the name files tell, pushed or not; `url_file` has the first of them, and
+    no newline, since Tekton takes a result as it stands. `images_file` gets a JSON object for each
+    destination, a line each: what Google's builders read from $BUILDER_OUTPUT."""
 
     archive: Path | None = None
     layout: Path | None = None
     digest_file: Path | Url | None = None
     name_with_digest_file: Path | Url | None = None
     name_tag_with_digest_file: Path | Url | None = None
+    url_file: Path | Url | None = None
     images_file: Path | None = None
     tags: tuple[Reference, ...] = ()
     destinations: tuple[Reference, ...] = ()
@@ -92,6 +94,7 @@ class Outputs(Struct, frozen=True):
             self.digest_file,
             self.name_with_digest_file,
             self.name_tag_with_digest_file,
+            self.url_file,
             self.images_file,
         ):
             if isinstance(path, Path) and not _stays(path):
@@ -108,6 +111,8 @@ class Outputs(Struct, frozen=True):
         write_digest_file(self.name_with_digest_file, names)
         tagged = _lines([f"{ref.name}:{ref.tag}@{digest}" for ref in self.destinations])
         write_digest_file(self.name_tag_with_digest_file, tagged)
+        first = [f"{ref.name}:{ref.tag}" for ref in self.destinations[:1]]
+        write_digest_file(self.url_file, "".join(first))
         images = [
             json.dumps({"name": f"{ref.name}:{ref.tag}", "digest": str(digest)})
             for ref in self.destinations

@@ -94,9 +94,13 @@ def test_build_push_and_digest_files(project: Project) -> None:
     project.dockerfile("RUN echo out; echo err >&2; id -u > /uid", "ENV A=1")
     run = project.run(f"-d={project.host}/a/app:1", f"--destination={project.host}/b:2",
                       "--digest-file=d", "--image-name-with-digest-file=n",
-                      "--image-name-tag-with-digest-file=t")  # fmt: skip
+                      "--image-name-tag-with-digest-file=t", "--image-url-file=u")  # fmt: skip
     assert (run.returncode, run.stdout) == (0, ""), run.stderr
     digest = (project.folder / "d").read_text()
+    assert (project.folder / "u").read_text() == f"{project.host}/a/app:1"
+    assert {
+        name: (project.folder / name).stat().st_mode & 0o777 for name in "dntu"
+    } == dict.fromkeys("dntu", 0o644)
     assert (project.folder / "n").read_text().splitlines() == [
         f"{project.host}/a/app@{digest}", f"{project.host}/b@{digest}"
     ]  # fmt: skip

@@ -61,6 +61,13 @@ RESULT_FLAGS = (
         "FILE",
     ),
     text(
+        "image-url-file",
+        Group.RESULT,
+        "write the first destination, repository:tag without a newline: Tekton's IMAGE_URL",
+        "FILE",
+        kaniko=False,
+    ),
+    text(
         "compression",
         Group.RESULT,
         "how new layers are compressed",
