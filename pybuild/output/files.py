@@ -43,9 +43,9 @@ class Url(Struct, frozen=True):
 
 class Outputs(Struct, frozen=True):
     """Where to write what; None: not asked for. `tags` name the image inside an archive,
-    `destinations` are what the name files tell, pushed or not; `url_file` has the first of them, and
-    no newline, since Tekton takes a result as it stands. `images_file` gets a JSON object for each
-    destination, a line each: what Google's builders read from $BUILDER_OUTPUT."""
+    `destinations` are what the name files tell, pushed or not; `url_file` has the first of them
+    without a newline, since Tekton takes a result as it stands. `images_file` gets a JSON object
+    for each destination, a line each: what Google's builders read from $BUILDER_OUTPUT."""
 
     archive: Path | None = None
     layout: Path | None = None
