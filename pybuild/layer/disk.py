@@ -210,7 +210,7 @@ class Disk:
     def _write_file(
         self, parent: int, name: str, entry: Entry, content: Iterable[memoryview]
     ) -> None:
-        descriptor = os.open(name, _CREATE_FLAGS, entry.mode & 0o777, dir_fd=parent)
+        descriptor = os.open(name, _CREATE_FLAGS, self._mode(entry) & 0o777, dir_fd=parent)
         try:
             for piece in content:
                 written = os.write(descriptor, piece)

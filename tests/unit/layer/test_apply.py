@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pybuild.layer.apply import UnpackStyle, read_layer
-from pybuild.rootfs.index import Tree
+from pybuild.layer.apply import UnpackStyle, read_layer, unpack_layer
+from pybuild.rootfs.index import LayerIndex, Tree
+from pybuild.rootfs.tops import Tops
 from tests.support.layers import archive, in_pieces, member, scan, unpack
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
@@ -199,3 +200,59 @@ def test_passwd_and_group_are_kept(tmp_path: Path) -> None:
         member("etc/passwd", data=b"a"), member("etc/passwd", "symlink", link="x"), member("y")
     )
     assert read_layer(in_pieces(replaced), Tree()).kept == {}
+
+
+def test_an_ordinary_users_files_are_open_to_that_user(tmp_path: Path) -> None:
+    """Whatever their mode is, which the index has."""
+    tar = archive(
+        member("closed", data=b"x", mode=0o000, uid=7),
+        member("shut", "dir", mode=0o500),
+        member("open", mode=0o4755),
+    )
+    index = unpack(tar, tmp_path, style=UnpackStyle.UNOWNED)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"closed": 0o600, "shut": 0o700, "open": 0o4755}
+    kept = {entry.path: (entry.mode, entry.uid) for entry in index.entries()}
+    assert kept == {"closed": (0o000, 7), "shut": (0o500, 0), "open": (0o4755, 0)}
+
+
+def test_names_at_the_top_are_those_that_are_there(tmp_path: Path) -> None:
+    """As the root of an agent image for ordinary users has them: links lead into a folder."""
+    (tmp_path / ".root").mkdir()
+    for name in ("bin", "lib"):
+        (tmp_path / name).symlink_to(f".root/{name}")
+    (tmp_path / "usr").mkdir()
+    (tmp_path / "usr/before").write_text("")
+    tops = Tops(frozenset({"usr"}), frozenset({"bin", "lib"}))
+    tar = archive(
+        member("usr", "dir", mode=0o750),
+        member("usr/bin", "dir"),
+        member("bin", "symlink", link="usr/bin"),
+        member("bin/program", data=b"p"),
+        member("lib/module", data=b"m"),
+        member("elsewhere/file", data=b"e"),
+        member("usr/again", "link", link="lib/module"),
+        member(".wh.usr"),
+    )
+    index = unpack_layer(
+        in_pieces(tar),
+        tmp_path,
+        Tree((index_of("usr/before"),)),
+        style=UnpackStyle.UNOWNED,
+        lower_path=lambda _: None,
+        skip=lambda path: not tops.has(path),
+        tops=tops,
+    )
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert found == {
+        *(".root", ".root/bin", ".root/lib", ".root/lib/module"),
+        *("bin", "lib", "usr", "usr/bin", "usr/bin/program", "usr/again"),
+    }
+    assert (tmp_path / ".root/bin").readlink() == Path("usr/bin")
+    assert (tmp_path / "usr/again").samefile(tmp_path / ".root/lib/module")
+    assert stat.S_IMODE((tmp_path / "usr").stat().st_mode) == 0o750
+    assert index.lookup("elsewhere/file") is not None
+
+
+def index_of(*paths: str) -> LayerIndex:
+    return read_layer(in_pieces(archive(*(member(path) for path in paths))), Tree())
