@@ -52,6 +52,24 @@ class BuildStarted(Struct, frozen=True):
     steps: int
 
 
+class BaseSummary(Struct, frozen=True):
+    """An image that stages start from or take files of; `platform` as in os/architecture."""
+
+    name: str  # as the Dockerfile has it, variables filled in
+    digest: str  # of its manifest
+    source: str  # the repository that it came from, after mirrors
+    platform: str
+    size: int
+    layers: int
+
+
+class BasesFound(Struct, frozen=True):
+    """What the build stands on. Told where a report is written."""
+
+    platform: str  # of the image that is built
+    bases: tuple[BaseSummary, ...]
+
+
 class StageStarted(Struct, frozen=True):
     stage: int
     name: str
@@ -154,6 +172,45 @@ class StageSummary(Struct, frozen=True):
     skipped: bool
 
 
+class PathSize(Struct, frozen=True):
+    """A folder or file of an image, and the bytes of all that it holds, uncompressed."""
+
+    path: str
+    size: int
+    files: int
+
+
+class LayerContent(Struct, frozen=True):
+    """What fills a layer: its biggest folders and files, biggest first. `known` is False for a
+    layer that nobody had to read."""
+
+    digest: str
+    known: bool
+    size: int = 0  # of all files, uncompressed
+    files: int = 0
+    removed: int = 0  # paths of lower layers
+    biggest: tuple[PathSize, ...] = ()
+
+
+class SoftwareSummary(Struct, frozen=True):
+    """What the SBOM counts: packages by kind ("deb", "maven"…) and licenses, most first."""
+
+    distribution: str
+    packages: int
+    kinds: tuple[tuple[str, int], ...]
+    licenses: tuple[tuple[str, int], ...]
+    unlicensed: int  # packages that state no license
+    unread: int  # files that should tell of more and could not be read
+
+
+class ImageDescribed(Struct, frozen=True):
+    """What is in the finished image; `software` is None where no SBOM was asked for. Told where
+    a report is written."""
+
+    layers: tuple[LayerContent, ...]
+    software: SoftwareSummary | None
+
+
 class BuildFinished(Struct, frozen=True):
     """The closing summary. `references` are repository:tag; all have this one digest."""
 
@@ -179,6 +236,7 @@ class BuildFailed(Struct, frozen=True):
 Event = (
     Notice
     | BuildStarted
+    | BasesFound
     | StageStarted
     | StageFinished
     | StageSkipped
@@ -190,6 +248,7 @@ Event = (
     | TransferProgress
     | TransferFinished
     | ImagePushed
+    | ImageDescribed
     | BuildFinished
     | BuildFailed
 )

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from pybuild.dockerfile.patterns import Patterns
     from pybuild.executor.prepare import Prepared
     from pybuild.executor.request import BuildRequest, OpenIsolation, Services
+    from pybuild.executor.state import StageSource
     from pybuild.image.image import Image
     from pybuild.isolation.turns import Waiting
-    from pybuild.output.sbom.collect import ImageFiles
     from pybuild.registry.options import RegistryOptions
 
 # What kaniko's images have, so that a build there stays within one folder; `work` is for ordinary
@@ -81,11 +81,19 @@ def plan_command(
         return reported(sink, stop, lambda: plan_job(job, sink, stop))
 
 
-def _plan_printer(job: Job) -> Callable[[Prepared], None]:
-    """Prints the plan of a build that is about to begin, where that is asked for."""
-    if "print-plan" not in job.values.texts or not job.values.switch("print-plan"):
-        return lambda _: None
-    return lambda prepared: _print_plan(job, prepared, asked=job.values.switch("cache"))
+def _plan_teller(job: Job, sink: EventSink) -> Callable[[Prepared], None]:
+    """What hears of the plan of a build that is about to begin: who reads it, and the page."""
+    printed = "print-plan" in job.values.texts and job.values.switch("print-plan")
+
+    def tell(prepared: Prepared) -> None:
+        if printed:
+            _print_plan(job, prepared, asked=job.values.switch("cache"))
+        if page_folder(job.values):
+            from pybuild.cli.report import bases_found
+
+            sink(bases_found(prepared))
+
+    return tell
 
 
 @contextmanager
@@ -103,7 +111,18 @@ def reporting(
         Stop().on_signals() as stop,
         open_report(kind, sys.stderr, level, timestamps=stamps, environment=environment) as sink,
     ):
-        yield sink, stop
+        if folder := page_folder(values):
+            from pybuild.cli.report import with_page
+
+            names = values.many("destination")
+            yield with_page(sink, Path(folder), names[0] if names else ""), stop
+        else:
+            yield sink, stop
+
+
+def page_folder(values: Values) -> str:
+    """Where --report wants its page; "" where none is wanted, or the command knows none."""
+    return values.text("report") if "report" in values.texts else ""
 
 
 def build_job(job: Job, sink: EventSink, stop: Stop) -> int:
@@ -115,8 +134,16 @@ def build_job(job: Job, sink: EventSink, stop: Stop) -> int:
         files = outputs(job.values, request.destinations, job.environment)
         sboms = Sboms(result_options.sbom_request(job.values), request, services)
 
-        def before_push(image: Image, read: Callable[[], ImageFiles]) -> tuple[str, ...]:
-            return (*files.write_image(image), *sboms.write(image, read))
+        page = page_folder(job.values)
+
+        def before_push(image: Image, read: Callable[[], StageSource]) -> tuple[str, ...]:
+            written = (*files.write_image(image), *sboms.write(image, read))
+            if not page:
+                return written
+            from pybuild.cli.report import image_described, page_path
+
+            sink(image_described(read(), sboms.found))
+            return (*written, page_path(page))
 
         result = build(request, services, before_push)
         sboms.attach(result.image)
@@ -238,7 +265,7 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             ignored=build_options.ignored_paths(values),
             materialize="materialize" in values.texts and values.switch("materialize"),
             snapshot_seconds=build_options.snapshot_seconds(environment),
-            on_plan=_plan_printer(job),
+            on_plan=_plan_teller(job, sink),
             family=result_options.family(values),
             annotations=result_options.image_annotations(values),
             kept=cache_options.kept(values),

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from pybuild.image.reference import Reference
     from pybuild.output.files import Outputs, Url
     from pybuild.output.sbom.attach import Document
-    from pybuild.output.sbom.collect import ImageFiles
+    from pybuild.output.sbom.collect import Found, ImageFiles
     from pybuild.output.sbom.write import SbomRequest
 
 DIGEST_FILES = ("digest-file", "image-name-with-digest-file", "image-name-tag-with-digest-file",
                 "image-url-file")  # fmt: skip
-OUTPUT_FLAGS = ("tar-path", "oci-layout-path", *DIGEST_FILES)
-_FOLDERS = ("oci-layout-path",)
+OUTPUT_FLAGS = ("tar-path", "oci-layout-path", "report", *DIGEST_FILES)
+_FOLDERS = ("oci-layout-path", "report")
 _NAMELESS = "unset-repo/unset-image-name"  # what kaniko writes into an archive without a name
 
 
@@ -113,19 +113,22 @@ class Sboms:
         self._build = build
         self._services = services
         self._documents: tuple[Document, ...] = ()
+        self.found: Found | None = None  # what the image holds, once `write` has read it
 
     def write(self, image: Image, read: Callable[[], ImageFiles]) -> tuple[str, ...]:
         """The paths that were written."""
         if self._request is None:
             return ()
         from pybuild import __version__
+        from pybuild.output.sbom.collect import collect
         from pybuild.output.sbom.write import make_documents
 
         names = [reference.name for reference in self._build.destinations]
         name = names[0] if names else _NAMELESS
         tool = f"pybuild-{__version__}"
+        self.found = collect(read())
         self._documents = make_documents(
-            self._request, image, read(), name, tool, self._services.sink
+            self._request, image, self.found, name, tool, self._services.sink
         )
         return tuple(str(path) for _, path in self._request.files)
 

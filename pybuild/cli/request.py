@@ -359,7 +359,8 @@ def logins(name: str, value: object) -> list[tuple[str, str, str]]:
     return found
 
 
-_NOT_PLANNED = frozenset({"output", "sbom"})  # a plan writes nothing, and has no flag for where
+# A plan writes nothing, and has no flag for where.
+_NOT_PLANNED = frozenset({"output", "sbom", "reports"})
 _ACTIONS = {"build": "a build", "push": "a push", "manifest": "an index", "login": "a login"}
 _ALL = frozenset(COMMANDS)
 _REACHING = frozenset({"build", "push", "manifest"})
@@ -412,7 +413,7 @@ _OPTIONS: Mapping[str, Option] = {
     "output": Option(_output),
     "sbom": Option(_sbom),
     "provenance": Option(_checked(values.flag)),
-    "reports": Option(_checked(values.text)),
+    "reports": Option(_one("--report")),
     "invocation": Option(_checked(values.text)),
     "verbosity": Option(
         lambda name, value, _request: [f"--verbosity={values.one_of(name, value, LEVELS)}"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,6 +102,14 @@ class Indexes:
     def known(self, chain: Digest) -> LayerIndex | None:
         with self._guard:
             return self._known.get(chain)
+
+    def peek(self, layer: StackLayer) -> LayerIndex | None:
+        """The index where that can be had without reading the layer."""
+        index = self.known(layer.chain)
+        if index is None and (packed := layer.read_index()) is not None:
+            with suppress(ContentMismatch):
+                index = LayerIndex.from_bytes(packed)
+        return index
 
     def tree(self, stack: Stack) -> Tree:
         tree = Tree(())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from pybuild.context.directory import DirectoryContext
@@ -45,6 +46,11 @@ class StageState:
 
     def tree(self) -> Tree:
         return self._indexes.tree(self.stack)
+
+    def known_layers(self) -> Iterator[tuple[Digest, LayerIndex | None]]:
+        """The blob of each layer, with its index where that needs no reading of the layer."""
+        for layer in self.stack:
+            yield layer.layer.descriptor.digest, self._indexes.peek(layer)
 
     def root(self) -> Root:
         """The root with every layer of the stack in it."""
@@ -121,7 +127,15 @@ class StageSource:
 
     def __init__(self, state: StageState) -> None:
         self._state = state
-        self._tree = state.tree()
+
+    @cached_property
+    def _tree(self) -> Tree:
+        """Only once it is asked for: it may need layers that nobody had to read."""
+        return self._state.tree()
+
+    def known_layers(self) -> Iterator[tuple[Digest, LayerIndex | None]]:
+        """As the stage's own."""
+        return self._state.known_layers()
 
     def lookup(self, path: str) -> Entry | None:
         return self._tree.lookup(path)

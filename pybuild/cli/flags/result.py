@@ -106,6 +106,14 @@ RESULT_FLAGS = (
         "push it beside the image too, as an OCI referrer; SPDX if --sbom names no format",
         kaniko=False,
     ),
+    text(
+        "report",
+        Group.RESULT,
+        "write what was built, how and why as a page into this folder, also of a build that fails: "
+        "report.html and its pictures",
+        "FOLDER",
+        kaniko=False,
+    ),
     switch(
         "reproducible",
         Group.RESULT,

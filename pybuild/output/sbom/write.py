@@ -15,7 +15,7 @@ from pybuild.output.sbom.document import Format, Subject, render
 if TYPE_CHECKING:
     from pybuild.image.image import Image
     from pybuild.image.reference import Reference
-    from pybuild.output.sbom.collect import ImageFiles
+    from pybuild.output.sbom.collect import Found
     from pybuild.registry.client import Client
 
 _SHOWN = 3  # of the files that could not be read
@@ -33,14 +33,12 @@ class SbomRequest(Struct, frozen=True):
 
 
 def make_documents(
-    request: SbomRequest, image: Image, files: ImageFiles, name: str, tool: str, sink: EventSink
+    request: SbomRequest, image: Image, found: Found, name: str, tool: str, sink: EventSink
 ) -> tuple[Document, ...]:
-    """Reads the image once for all documents, and writes those that go to files. `name` is the
+    """All documents of what was found, of which those that go to files are written. `name` is the
     image's, without tag. Raises OutputNotWritable."""
     from pybuild.output.files import write_whole
-    from pybuild.output.sbom.collect import collect
 
-    found = collect(files)
     subject = Subject(name, image.manifest.digest, image.config.created, tool)
     documents = tuple(Document(form, render(found, subject, form)) for form in request.forms)
     raws = {document.form: document.raw for document in documents}

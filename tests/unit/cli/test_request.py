@@ -190,7 +190,7 @@ NOT_PUSHING = {"push": False}
         ),
         pytest.param(
             {**PUSHING, "sbom": "cyclonedx", "reports": "/r", "provenance": True},
-            [*PUSHED, "--sbom=cyclonedx=/r/sbom.cdx.json"],
+            [*PUSHED, "--sbom=cyclonedx=/r/sbom.cdx.json", "--report=/r"],
             id="reports",
         ),
         pytest.param({**PUSHING, "sbom": True}, [*PUSHED, "--sbom=spdx"], id="SBOM here"),

@@ -12,10 +12,12 @@ from typing import get_args
 import pytest
 
 from pybuild.events import (
+    BasesFound,
     BuildFailed,
     BuildFinished,
     BuildStarted,
     Event,
+    ImageDescribed,
     ImagePushed,
     LayerSummary,
     Level,
@@ -62,7 +64,9 @@ EVENTS: list[Event] = [
     StepOutput(1, 2, 2, b"\x1b[31mred\x1b[0m\x1b[2J\n"),
     StepFinished(1, 2, "RUN make", 4, 1.5, 1_000),
     StageFinished(1, "build", 1.5),
+    BasesFound("linux/amd64", ()),
     ImagePushed("reg/a:1", "sha256:00", 2_000),
+    ImageDescribed((), None),
     Notice(Level.WARNING, "careful", "rule"),
     FINISHED,
 ]
