@@ -60,7 +60,8 @@ class Workspace(Struct, frozen=True):
         remove_later(path, self.root.parent)
 
     def remove(self) -> None:
-        if any((self.root / "spool").iterdir()):
+        spool = self.root / "spool"
+        if spool.is_dir() and any(spool.iterdir()):  # a RUN in place may have removed it
             self.discard(self.root)
         else:
             with unnoticed(self.root.parent):

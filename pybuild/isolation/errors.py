@@ -124,6 +124,20 @@ class PutBackFailed(PybuildError):
     code = "put-back-failed"
 
 
+class BuilderFilesLost(RunFailed):
+    """A RUN in place removed the folder in which the build keeps its layers."""
+
+    code = "builder-files-lost"
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(
+            f"the command removed the builder's own folder {folder}, and the layers in it",
+            status=1,
+            hint="a RUN in place must not remove what is not the image's; "
+            "use an isolation where it does not see it",
+        )
+
+
 class MountMoved(RunFailed):
     """A RUN in place renamed a folder that leads to one of the container's mounts."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from pybuild.isolation.moving import set_owner
 from pybuild.isolation.record import Folder, folder_at
 from pybuild.isolation.removal import remove_tree
 
@@ -33,7 +34,8 @@ class _File(Struct, frozen=True):
 
 
 class Guard:
-    """Holds a copy of all below `folders`; `left_out` are paths that others write to."""
+    """Holds a copy of all below `folders`; `left_out` are paths that others write to. Making it
+    raises OSError where there is no room."""
 
     def __init__(self, folders: Iterable[str], left_out: Iterable[str], place: Path) -> None:
         self._left_out = frozenset(left_out)
@@ -44,11 +46,15 @@ class Guard:
         path = place / "own"
         self._copy = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         path.unlink()
-        for folder in sorted(set(folders)):
-            if os.path.isdir(folder) and _size(self._walk(folder)) <= LIMIT:
-                self._folders.append(folder)
-                for name, status in self._walk(folder):
-                    self._files[name] = self._taken(name, status)
+        try:
+            for folder in sorted(set(folders)):
+                if os.path.isdir(folder) and _size(self._walk(folder)) <= LIMIT:
+                    self._folders.append(folder)
+                    for name, status in self._walk(folder):
+                        self._files[name] = self._taken(name, status)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         os.close(self._copy)
@@ -144,7 +150,7 @@ class Guard:
 
     def _dress(self, path: str, file: _File) -> None:
         about = file.about
-        os.chown(path, about.uid, about.gid, follow_symlinks=False)
+        set_owner(path, about.uid, about.gid)
         if not stat.S_ISLNK(file.kind):
             os.chmod(path, about.mode)
         for name, value in about.xattrs:

@@ -128,7 +128,7 @@ def _take_over(runner: Runner, workdir: Path, wishes: Wishes, reason: str) -> Ta
         preload()
     place = shared_place()
     assert place is not None, "found writable before"
-    return Takeover(place, kept, runner, reason=reason, waiting=wishes.waiting)
+    return Takeover(place, kept, runner, reason=reason, waiting=wishes.waiting, work=workdir)
 
 
 def find_takeover() -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pybuild.events import Level, Notice
 from pybuild.isolation.command import Mounting, Network, Output, Root, RunCommand, StackedLayer
-from pybuild.isolation.errors import RunFlagUnsupported
+from pybuild.isolation.errors import BuilderFilesLost, RunFlagUnsupported
 from pybuild.isolation.ground import ground_of
 from pybuild.isolation.guard import Guard
 from pybuild.isolation.in_place import InPlaceLayers, is_file, links_told
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 SHELL_FOLDER = "/busybox"  # of the agent image, for Jenkins' `sh` step
 KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
 PR_SET_DUMPABLE = 4
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+JENKINS_COOKIES = ("JENKINS_SERVER_COOKIE", "JENKINS_NODE_COOKIE")
 _NOBODY_WAITS = Waiting()
 
 
@@ -83,13 +86,16 @@ class Takeover:
         *,
         reason: str = "",
         waiting: Waiting = _NOBODY_WAITS,
+        work: Path | None = None,  # the build's own folder, which has to outlive its RUNs
     ) -> None:
         self.reason = reason
+        self._work = work
         self.runner = runner
         self._place = place
         self._own = OwnFiles(place)
         self._ground = ground_of()
         self._guard: Guard | None = None
+        self._guard_failed = False
         self.sink = waiting.sink
         self._active: Waits | None = None
         self._number = 0
@@ -135,19 +141,31 @@ class Takeover:
     @contextmanager
     def guarded(self, working_directory: str) -> Iterator[None]:
         """While a RUN runs: what it does to more than the image is mended afterwards, and told.
-        A working directory below a kept path is there for the time. Raises MountMoved."""
+        A working directory below a kept path is there for the time. Raises MountMoved,
+        BuilderFilesLost."""
         guard = self._guard_now()
         with ExitStack() as undo:
             if self.kept.covers(working_directory.strip("/")):
                 make_folders_for_now(working_directory, undo)
-            watch = Watch(self.kept, {str(self._place), *self._own_folders()})
+            watch = Watch(self.kept, {str(self._place), *_builder_folders()})
             try:
                 yield
             finally:
+                self._make_place()
                 self._tell_of_run(guard.put_back() if guard is not None else [], watch.changed())
+        if self._work is not None and not self._work.is_dir():
+            raise BuilderFilesLost(str(self._work))
         self._own.after_run()
 
+    def _make_place(self) -> None:
+        """What a RUN may have removed. Files of roots that waited are read from their layers then,
+        as those that were never on disk are."""
+        self._place.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for number in range(1, self._number + 1):
+            (self._place / "stages" / str(number)).mkdir(parents=True, exist_ok=True)
+
     def _tell_of_run(self, mended: list[str], changed: list[str]) -> None:
+        mended = [path for path in mended if not path.startswith(f"{self._place}/")] or mended
         if mended:
             text = "the command changed files of the builder, which are as they were again"
             self._warn(f"{text}: {shortened(mended)}", "builder-files-changed")
@@ -165,11 +183,17 @@ class Takeover:
             self.sink(Notice(level, f"{text}: {shortened(hidden)}", code="kept-path-hidden"))
 
     def _guard_now(self) -> Guard | None:
-        """An ordinary user's RUN can't write to the builder's files."""
-        if self._guard is None and os.geteuid() == 0:
-            own = self._own_folders()
+        """An ordinary user's RUN can't write to the builder's files, but to the container's. None
+        where there is no room for a copy."""
+        if self._guard is None and not self._guard_failed:
+            own = self._own_folders() if os.geteuid() == 0 else set()
             others = self.kept.paths - _builder_folders()
-            self._guard = Guard((*own, self._own.folder), others, self._place)
+            try:
+                self._guard = Guard((*own, self._own.folder), others, self._place)
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                self._guard_failed = True
         return self._guard
 
     def _own_folders(self) -> set[str]:
@@ -274,10 +298,12 @@ def request_for(command: RunCommand) -> Request:
 
 def hide_from_other_processes() -> None:
     """Nobody without CAP_SYS_PTRACE reads our memory, environment and descriptors below /proc from
-    here on, root included: prctl(2), PR_SET_DUMPABLE."""
+    here on, root included: prctl(2), PR_SET_DUMPABLE. But Jenkins finds what it has to stop by a
+    word in /proc/*/environ; the shells of its `sh` step show the same environment anyway."""
     import ctypes
 
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if not any(name in os.environ for name in JENKINS_COOKIES):
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 PRELOADED = (

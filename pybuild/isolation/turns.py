@@ -161,7 +161,7 @@ class Place:
 
     def leave(self) -> None:
         """Removes the place if nobody else is there, and nothing waits in it to be put back."""
-        if not self._lock.exists():
+        if not self.path.exists():
             return
         fd = self._open()
         try:
