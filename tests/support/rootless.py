@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pybuild.dockerfile.instructions import Arg
@@ -52,3 +54,18 @@ def rootless_root(directory: Path, **more: str) -> Path:
     shutil.rmtree(tops)
     shutil.rmtree(made)
     return root
+
+
+@contextmanager
+def overlay_of(root: Path, folder: Path) -> Iterator[Path]:
+    """The root as a container's runtime shows it: the files are in a lower layer, `/` is root's.
+    podman's own overlay of a folder would belong to the container's user."""
+    for name in ("upper", "work", "merged"):
+        (folder / name).mkdir(parents=True)
+    places = f"lowerdir={root},upperdir={folder}/upper,workdir={folder}/work"
+    merged = folder / "merged"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", places, merged], check=True)
+    try:
+        yield merged
+    finally:
+        subprocess.run(["umount", "--lazy", merged], check=True)

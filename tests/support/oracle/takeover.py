@@ -21,7 +21,7 @@ from tests.support import bundle
 from tests.support.oracle.builders import NO_SECRETS, Refused, error_code, executor_flags
 from tests.support.oracle.case import load_cases
 from tests.support.oracle.record import read_record
-from tests.support.rootless import rootless_root, top_names
+from tests.support.rootless import overlay_of, rootless_root, top_names
 
 WORKSPACE = "/workspace"
 CASES_SECONDS = 900  # for all of them, on a busy machine
@@ -97,8 +97,11 @@ def running_takeover() -> Iterator[TakeoverBuilder]:
 def running_rootless(pod: bundle.Pod) -> Iterator[TakeoverBuilder]:
     """The same for an ordinary user."""
     with tempfile.TemporaryDirectory(prefix="rootless-") as work:
-        root = rootless_root(Path(work) / "made", **names_at_top())
-        with _running(Path(work), root, "rootless", pod) as builder:
+        made = rootless_root(Path(work) / "made", **names_at_top())
+        with (
+            overlay_of(made, Path(work) / "overlay") as root,
+            _running(Path(work), root, "rootless", pod) as builder,
+        ):
             yield builder
 
 
