@@ -69,7 +69,7 @@ def pod_check(*words: str | Path) -> subprocess.CompletedProcess[str]:
 def test_there_is_a_pod_and_a_job_for_every_rung() -> None:
     names = {path.stem for path in (TEMPLATES / "kubernetes").glob("*.yaml")}
     wanted = {f"{rung}-{kind}" for rung in RUNGS for kind in ("pod", "job")}
-    assert names == wanted | {"dockercred", "cache-claim"}
+    assert names == wanted | {"dockercred", "cache-claim", "rbac-role", "rbac-binding"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
