@@ -19,6 +19,9 @@ _ARCHITECTURES = {
     "i686": "386",
     "powerpc64le": "ppc64le",
 }
+# What may stand alone, as in containerd: any other word is more likely a mistake than a machine.
+_KNOWN = frozenset(("386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64",
+                    "s390x", *_ARCHITECTURES))  # fmt: skip
 
 
 class BadPlatform(InputError):
@@ -54,11 +57,12 @@ def normalized(platform: Platform) -> Platform:
 def parse_platform(text: str) -> Platform:
     """Reads `os/arch[/variant]`, or `arch` alone for Linux. Raises BadPlatform."""
     parts = text.strip().lower().split("/")
-    if not all(parts) or len(parts) > 3 or not all(_is_word(part) for part in parts):
+    lone = len(parts) == 1
+    if len(parts) > 3 or not all(map(_is_word, parts)) or (lone and parts[0] not in _KNOWN):
         raise BadPlatform(
             f"{text!r} is no platform", hint="write it as os/architecture, such as linux/amd64"
         )
-    if len(parts) == 1:
+    if lone:
         parts = ["linux", *parts]
     return normalized(Platform(parts[0], parts[1], parts[2] if len(parts) == 3 else ""))
 
