@@ -144,7 +144,7 @@ def _fetch(program: GitProgram, checkout: Path, progress: Callable[[int], None])
 def _fetch_revision(program: GitProgram, checkout: Path, watch: Callable[[bytes], None]) -> str:
     """Fetches as little as the server allows, and says what to check out."""
     source = program.source
-    ref = source.ref or program.options.git.branch or "HEAD"
+    ref = program.ref
     if ref.startswith("-") or source.commit.startswith("-"):
         raise GitRefMissing(f"{ref} can't be the name of a ref")
     exact = source.commit or ref

@@ -125,11 +125,17 @@ class GitProgram(Struct, frozen=True):
             _end(process)
         return process.returncode, output, errors.decode("utf-8", "replace")
 
+    @property
+    def ref(self) -> str:
+        """What the address asks for, else --git=branch=…, else the repository's own choice."""
+        return self.source.ref or self.options.git.branch or "HEAD"
+
     def ref_missing(self, ref: str) -> GitRefMissing:
         where = redact(self.source.remote, self.source.credentials)
+        place = "the part after '#'" if self.source.ref else "--git=branch=…"
         return GitRefMissing(
             f"{where} has no branch, tag or commit {ref}",
-            hint="the part after '#' is the ref; write refs/heads/NAME or refs/tags/NAME in full, "
+            hint=f"{place} is the ref; write refs/heads/NAME or refs/tags/NAME in full, "
             "or a whole commit",
         )
 
@@ -193,12 +199,18 @@ class GitProgram(Struct, frozen=True):
     def _trust(self) -> dict[str, str]:
         """Further authorities: git takes one file, and reads no SSL_CERT_DIR."""
         given = self.options.environment
-        if given.get("GIT_SSL_CAINFO") or given.get("GIT_SSL_CAPATH"):
+        if any(given.get(name) for name in _OWN_TRUST):
             return {}
         bundle = self.private / "authorities.pem"
         if not bundle.exists():
             bundle.write_bytes(added_bundle(given) or b"")
         return {"GIT_SSL_CAINFO": str(bundle)} if bundle.stat().st_size else {}
+
+    def _trusting(self) -> str:
+        for name in _OWN_TRUST:
+            if self.options.environment.get(name):
+                return f"{name} alone says whom git trusts: add its authority there, or unset it"
+        return "put its authority's certificate into a folder that SSL_CERT_DIR names"
 
     def _error(self, action: str, errors: str) -> InputError:
         """Tells the reasons people can act on apart by what git, curl and ssh say in English."""
@@ -207,7 +219,7 @@ class GitProgram(Struct, frozen=True):
         low = text.lower()
         reason = _reason(text)
         if any(words in low for words in _SAYS_REF):
-            return self.ref_missing(self.source.commit or self.source.ref or "HEAD")
+            return self.ref_missing(self.source.commit or self.ref)
         # git's own protocol knows no credentials: there it means the same as "not found".
         not_exported = "repository not exported" in low
         if any(words in low for words in _SAYS_DENIED) and not not_exported:
@@ -222,15 +234,15 @@ class GitProgram(Struct, frozen=True):
             return GitUnreachable(f"{where} can't be reached: {reason}")
         hint = ""
         if "certificate" in low:
-            hint = (
-                "put its authority's certificate into a folder that SSL_CERT_DIR names, or give "
-                "--git=insecure-skip-tls=true"
-            )
+            hint = f"{self._trusting()}, or give --git=insecure-skip-tls=true"
         elif action == "lfs":
             hint = "GIT_LFS_SKIP_SMUDGE=1 leaves the pointers as they are"
         return GitFailed(f"git {action} of {where} failed: {reason}", hint=hint)
 
 
+_SAYS_LITTLE = ("fatal: could not read from", "fatal: clone of ", "please make sure",
+                "and the repository exists", "remote: counting")  # fmt: skip
+_OWN_TRUST = ("GIT_SSL_CAINFO", "GIT_SSL_CAPATH")  # git's own variables win over ours
 _SAYS_REF = (
     "couldn't find remote ref",
     "not our ref",
@@ -306,9 +318,9 @@ def _denied_hint(low: str) -> str:
 def _reason(text: str) -> str:
     """The line that says most: git's last `fatal:` or `error:`, else the last line."""
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-    # "fatal: Could not read from remote repository" follows what ssh said, which says more.
-    telling = [line for line in lines if not line.lower().startswith(("fatal: could not read from",
-               "please make sure", "and the repository exists", "remote: counting"))]  # fmt: skip
+    # "fatal: Could not read from remote repository" follows what ssh said, which says more, and
+    # "fatal: clone of …" what went wrong with a submodule.
+    telling = [line for line in lines if not line.lower().startswith(_SAYS_LITTLE)]
     marked = [line for line in telling if line.startswith(("fatal:", "error:", "ssh:"))]
     chosen = (marked or telling or lines or ["no reason given"])[-1]
     return re.sub(r"^(?:fatal|error): ", "", chosen)

@@ -5,6 +5,7 @@ Each kind's own modules are loaded when it is asked for: a build from a folder l
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -217,6 +218,11 @@ def _inside(root: Path, sub_path: str, shown: str) -> Path:
     """The folder `sub_path` below `root`, links followed inside it only."""
     if not sub_path.strip("/"):
         return root
+    if os.path.normpath(sub_path.strip("/")).split("/")[0] == "..":
+        raise ContextMissing(
+            f"--context-sub-path={sub_path} leads out of the context {shown}",
+            hint="name a folder inside it, or another --context",
+        )
     context = DirectoryContext(root)
     inner = root / context.resolve(sub_path.strip("/"), follow_last=True)
     if not inner.is_dir():

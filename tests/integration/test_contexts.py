@@ -107,6 +107,14 @@ class TestArchive:
         assert status == 0, log
         assert files_of(project.folder / "image.tar") == {"x": b"x"}
 
+    @pytest.mark.parametrize("folder", ["..", "../..", "top/../../top"])
+    def test_a_folder_outside_of_it(self, project: Project, folder: str) -> None:
+        tar = tar_of({"top/Dockerfile": "FROM scratch\nCOPY x /\n", "top/x": "x"})
+        (project.context / "c.tar").write_bytes(tar)
+        status, log = build(project, "--context=tar://c.tar", f"--context-sub-path={folder}")
+        assert status == 1
+        assert f"error[context-missing]: --context-sub-path={folder} leads out of" in log
+
     def test_what_is_none_is_told(self, project: Project) -> None:
         (project.context / "c.tar.gz").write_text("<!DOCTYPE html><html>log in first</html>" * 30)
         status, log = build(project, "--context=tar://c.tar.gz")

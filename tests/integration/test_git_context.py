@@ -174,6 +174,22 @@ def test_submodules(repository: Repository, tmp_path: Path) -> None:
     assert "inner/state" not in without.files and ".gitmodules" in without.files
 
 
+def test_why_a_submodule_is_not_fetched(repository: Repository, tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    git(outer, "init", "-q", "-b", "main")
+    git(outer, "submodule", "--quiet", "add", repository.url, "inner")
+    git(outer, "commit", "-qm", "one")
+    with pytest.raises(GitFailed, match="transport 'file' not allowed"):
+        fetch(f"file://{outer}", tmp_path)
+
+
+def test_a_branch_that_only_the_flag_names(repository: Repository, tmp_path: Path) -> None:
+    with pytest.raises(GitRefMissing, match=r"no branch, tag or commit nope$") as caught:
+        fetch(repository.url, tmp_path, GitOptions(branch="nope"))
+    assert caught.value.hint.startswith("--git=branch=")
+
+
 def test_gits_own_protocol(repository: Repository, tmp_path: Path) -> None:
     environment = {"GIT_PULL_METHOD": "git"}
     with git_daemon(repository.path.parent) as port:
@@ -329,6 +345,10 @@ def test_the_authority_of_a_git_host(repository: Repository, tmp_path: Path, var
         with pytest.raises(GitFailed) as caught:
             fetch(url, tmp_path, environment=environment)
         assert "SSL_CERT_DIR" in caught.value.hint
+        environment["GIT_SSL_CAINFO"] = "/etc/ssl/certs/ca-certificates.crt"
+        with pytest.raises(GitFailed) as caught:
+            fetch(url, tmp_path, environment=environment)
+        assert caught.value.hint.startswith("GIT_SSL_CAINFO alone says")
         trusting = GitOptions(insecure_skip_tls=True)
         assert fetch(url, tmp_path, trusting, environment=environment).files["state"] == "second"
 
