@@ -3,12 +3,13 @@ has them."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from pybuild.cache.images import ImageFolder, Warmed
 from pybuild.cache.layers import LayerLost
-from pybuild.errors import ContentMismatch, RegistryError
+from pybuild.errors import ContentMismatch, InputError, RegistryError
 from pybuild.events import EventSink, Level, Notice
 from pybuild.image.descriptor import Descriptor
 from pybuild.image.digest import Digest
@@ -40,12 +41,15 @@ class Bases:
         self._ttl = ttl
         self._now = now
         self._lost: set[Digest] = set()
+        self._told: set[str] = set()
+        self._lock = threading.Lock()
 
     def resolve(self, reference: Reference, platform: Platform) -> ResolvedImage:
         """Raises what Client.resolve raises."""
         folder = self._folder
         if folder is None:
             return self._client.resolve(reference, platform)
+        self._look_into(folder)
         if reference.digest is not None:
             return self._kept(folder.find(reference, platform), reference) or self._client.resolve(
                 reference, platform
@@ -69,6 +73,9 @@ class Bases:
         folder's copy turned out to be damaged, which is not used again then."""
         folder = self._folder
         if folder is None or blob.digest in self._lost or not folder.layout.blobs.has(blob):
+            if self._is_cut(blob):
+                told = f"the cache folder has a damaged copy of {blob.digest}, a blob of a base"
+                self._tell_once(f"{told}; `warmer --force` fetches it again")
             yield from self._client.open_blob(source, blob)
             return
         try:
@@ -98,6 +105,30 @@ class Bases:
             return self._folder.resolved(found, reference)
         except (OSError, ContentMismatch):
             return None  # damaged: the registry has it
+
+    def _is_cut(self, blob: Descriptor) -> bool:
+        """Whether the folder has something of that name that can't be it. Where its bytes turned
+        out to be wrong before, that was told."""
+        folder = self._folder
+        if folder is None or blob.digest in self._lost:
+            return False
+        return folder.layout.blobs.path(blob.digest).exists()
+
+    def _look_into(self, folder: ImageFolder) -> None:
+        """One without images is like none; of one that can't be read somebody has to hear."""
+        try:
+            folder.images()
+        except (InputError, ContentMismatch) as error:
+            self._tell_once(f"no base comes from the cache folder: {error.message}")
+        except OSError:
+            pass  # told of where it is written to
+
+    def _tell_once(self, told: str) -> None:
+        with self._lock:
+            if told in self._told:
+                return
+            self._told.add(told)
+        self._sink(Notice(Level.WARNING, told, code="base-from-cache-folder"))
 
     def _counts(self, image: Warmed) -> bool:
         return self._ttl is None or self._now() - image.at <= self._ttl

@@ -258,6 +258,22 @@ def test_a_damaged_blob_is_fetched_from_the_registry(bench: Bench, fake: FakeReg
     bench.check()
 
 
+def test_a_folder_that_can_not_be_read_is_told_of_once(bench: Bench, fake: FakeRegistry) -> None:
+    image = add_image(fake, "app", [layer("a", 1 << 17)])
+    assert bench.warm("-i", image).status == 0
+    blob = max((bench.folder / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    blob.write_bytes(blob.read_bytes()[:1000])
+    dockerfile = f"FROM {image}\nCOPY --from={image} /file-a /copy\n"
+    tar = bench.project.out / "image.tar"
+    cut = bench.build(dockerfile, f"--tar-path={tar}")
+    told = f"warning: the cache folder has a damaged copy of sha256:{blob.name}"
+    assert cut.status == 0 and cut.err.count(told) == 1, cut.err
+    (bench.folder / "index.json").write_text("{")
+    broken = bench.build(dockerfile, f"--tar-path={tar}")
+    told = f"warning: no base comes from the cache folder: {bench.folder}/index.json"
+    assert broken.status == 0 and broken.err.count(told) == 1, broken.err
+
+
 def test_force_fetches_again(bench: Bench, fake: FakeRegistry) -> None:
     image = add_image(fake, "app", [layer("a", 1 << 17)])
     assert bench.warm("-i", image).status == 0
