@@ -90,8 +90,8 @@ def parse_flags(
             else:
                 value = rest.pop()
         texts.setdefault(flag.name, []).append(_checked(flag, shown, value))
-    _from_environment(flags, environment, texts)
-    notes = [note for flag in flags if (note := _effect(flag, texts.get(flag.name)))]
+    notes = _from_environment(flags, environment, texts)
+    notes += [note for flag in flags if (note := _effect(flag, texts.get(flag.name)))]
     notes += notes_of(environment)
     given = frozenset(texts)
     for flag in flags:
@@ -174,7 +174,9 @@ def _checked(flag: Flag, shown: str, value: str) -> str:
 
 def _from_environment(
     flags: Sequence[Flag], environment: Mapping[str, str], texts: dict[str, list[str]]
-) -> None:
+) -> list[str]:
+    """What to tell: a variable that overrides a flag is not seen in any manifest."""
+    notes = []
     for flag in flags:
         value = environment.get(flag.environment, "") if flag.environment else ""
         if not value or (flag.name in texts and not flag.environment_wins and not flag.repeatable):
@@ -183,7 +185,10 @@ def _from_environment(
         if flag.repeatable:
             texts.setdefault(flag.name, []).append(checked)
         else:
+            if flag.environment_wins:
+                notes.append(f"the variable {flag.environment} says --{flag.name}={checked}")
             texts[flag.name] = [checked]
+    return notes
 
 
 def _effect(flag: Flag, values: Sequence[str] | None) -> str:

@@ -340,16 +340,21 @@ class Transport:
     def _not_connected(
         self, key: Endpoint, error: OSError, proxy: SplitResult | None
     ) -> Transient | RegistryUnreachable:
-        over = f" through the proxy {proxy.hostname}" if proxy is not None else ""
+        over = hint = ""
+        if proxy is not None:
+            port = f":{proxy.port}" if proxy.port else ""
+            over = f" through the proxy {proxy.hostname}{port}"
+            hint = f"check the proxy's address in the environment; NO_PROXY={key.host} goes past it"
         if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
             return RegistryUnreachable(
                 f"the name of the registry {key.host}{over} is not known: {_why(error)}",
-                hint="check the reference for a spelling mistake, and the container's DNS",
+                hint=hint or "check the reference for a spelling mistake, and the container's DNS",
             )
         return Transient(
             RegistryUnreachable(
                 f"no connection to {key.host}{over}: {_why(error)}",
-                hint="check the host and port of the reference, and that the registry is up",
+                hint=hint
+                or "check the host and port of the reference, and that the registry is up",
             )
         )
 

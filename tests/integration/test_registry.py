@@ -41,6 +41,7 @@ from pybuild.registry.errors import (
 )
 from pybuild.registry.keychain import SystemKeychain
 from pybuild.registry.options import RegistryOptions
+from pybuild.registry.retry import RetryPolicy
 from tests.support.proxy import CuttingProxy, Tunnel
 from tests.support.registry import (
     Certificates,
@@ -332,6 +333,17 @@ def test_tls_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             client.manifest(ref)
     assert tunnel.heads[0].startswith(b"CONNECT registry.test:443 HTTP/1.1\r\n")
     assert "NO_PROXY" in caught.value.hint
+
+
+def test_a_proxy_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://us:pw@127.0.0.1:1")
+    options = RegistryOptions(retry=RetryPolicy(tries=1))
+    with (
+        Client(options, AnonymousKeychain(), lambda event: None) as client,
+        pytest.raises(RegistryUnreachable, match=r"through the proxy 127.0.0.1:1:") as caught,
+    ):
+        client.manifest(parse_reference("registry.test/app:1"))
+    assert "NO_PROXY=registry.test" in caught.value.hint
 
 
 def test_a_certificate_file_that_is_none(guarded: RealRegistry, tmp_path: Path) -> None:

@@ -48,10 +48,10 @@ def registry_options(
     mirrors = parted(values.many("registry-mirror"), ",")
     mapped = _registry_map(values.many("registry-map"))
     return RegistryOptions(
-        insecure=frozenset(values.many("insecure-registry")) | _plain_hosts(mirrors, mapped),
+        insecure=_hosts(values, "insecure-registry") | _plain_hosts(mirrors, mapped),
         insecure_push=switch("insecure"),
         insecure_pull=switch("insecure-pull"),
-        skip_tls_hosts=frozenset(values.many("skip-tls-verify-registry")),
+        skip_tls_hosts=_hosts(values, "skip-tls-verify-registry"),
         skip_tls_push=switch("skip-tls-verify"),
         # kaniko's --skip-tls-verify is for pulls too, and recipes rely on it.
         skip_tls_pull=switch("skip-tls-verify-pull") or switch("skip-tls-verify"),
@@ -83,6 +83,12 @@ def _registry_map(texts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
             raise BadFlag(f"--registry-map can't be {text!r}", hint="HOST=HOST[/PREFIX]")
         found[host] = (*found.get(host, ()), other)
     return found
+
+
+def _hosts(values: Values, name: str) -> frozenset[str]:
+    """Hosts, also where they are written as addresses, which would match no reference."""
+    bare = (text.rpartition("://")[2].partition("/")[0] for text in values.many(name))
+    return frozenset(filter(None, bare))
 
 
 def _plain_hosts(mirrors: tuple[str, ...], mapped: Mapping[str, tuple[str, ...]]) -> frozenset[str]:

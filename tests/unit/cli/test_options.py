@@ -27,6 +27,13 @@ def parse(*argv: str, command: str = EXECUTOR) -> Values:
     return parse_flags(command, argv, {})
 
 
+def test_hosts_that_are_written_as_addresses() -> None:
+    found = of_registry.registry_options(
+        parse("--insecure-registry=http://a:5000/", "--skip-tls-verify-registry=https://b/v2/")
+    )
+    assert found.insecure == {"a:5000"} and found.skip_tls_hosts == {"b"}
+
+
 def test_registry_options(tmp_path: Path) -> None:
     for name in ("ca", "crt", "key"):
         (tmp_path / name).write_text("")

@@ -90,6 +90,12 @@ def test_a_mistake_in_the_environment_names_the_variable() -> None:
         parse(KANIKO_NO_PUSH="maybe")
 
 
+def test_a_variable_that_overrides_its_flag_is_told_of() -> None:
+    (note,) = parse("--no-push", KANIKO_NO_PUSH="false").notes
+    assert note == "the variable KANIKO_NO_PUSH says --no-push=false"
+    assert parse("--kaniko-dir=/a", KANIKO_DIR="/b").notes == ()
+
+
 def test_the_environment() -> None:
     assert parse("--no-push=false", KANIKO_NO_PUSH="true").switch("no-push")  # kaniko's order
     assert parse("--kaniko-dir=/a", KANIKO_DIR="/b").text("kaniko-dir") == "/a"
