@@ -19,6 +19,7 @@ from pybuild.k8s.references import (
 )
 from pybuild.k8s.rules import Finding
 from pybuild.k8s.security import check_level, check_security
+from pybuild.k8s.tekton import check_tekton, is_tekton, pods_of_tasks
 from pybuild.k8s.values import CLAIM, check_document, check_pod
 
 # Kinds that have no Pod in them, and that a builder's files usually hold.
@@ -54,7 +55,10 @@ def check(document: Document, known: Known, level: str) -> Iterator[Finding]:
     root = document.root
     kind = root["kind"].text
     pods = tuple(pods_of(document))
-    if kind == "Secret":
+    if is_tekton(document):
+        yield from check_tekton(document, known)
+        pods = tuple(pods_of_tasks(document))
+    elif kind == "Secret":
         yield from check_secret(document)
     elif not pods and kind not in BESIDE:
         shown = f"a {kind}" if kind else "an object without a kind"

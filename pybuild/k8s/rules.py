@@ -102,6 +102,20 @@ AGENT_COMMAND = _error("agent-command", "the agent's container runs something el
 WORKING_DIR_DIFFERS = _error("working-dir-differs", "the workspace lies at different paths")
 LOST_ON_MERGE = _note("lost-on-merge", "fields of a child template that merge() drops")
 
+# Tekton.
+UNKNOWN_FIELD = _error("unknown-field", "a field that Tekton's v1 objects have not")
+WRONG_TYPE = _error("wrong-type", "a list where a text belongs, or the like")
+MISSING_FIELD = _error("missing-field", "a field that has to be there")
+OLD_VERSION = _warning("old-version", "an API version that is on its way out")
+UNDECLARED = _error("undeclared", "a $(variable) of a parameter, workspace or result not declared")
+ARRAY_IN_TEXT = _error("array-in-text", "an array's variable that is no list item by itself")
+NOT_GIVEN = _error("not-given", "a parameter without default or a workspace that nothing gives")
+NO_SUCH_TASK = _error("no-such-task", "runAfter or a result names no task of the Pipeline")
+CIRCLE = _error("circle", "tasks that wait for one another")
+SCRIPT_INJECTION = _warning("script-injection", "a parameter's text becomes part of a script")
+
 POD_SECURITY = _error("pod-security", "not allowed by the Pod Security level that was asked for")
 
+TEKTON = (UNKNOWN_FIELD, WRONG_TYPE, MISSING_FIELD, OLD_VERSION, UNDECLARED, ARRAY_IN_TEXT,
+          NOT_GIVEN, NO_SUCH_TASK, CIRCLE, SCRIPT_INJECTION)  # fmt: skip
 RULES = tuple(value for value in list(globals().values()) if isinstance(value, Rule))

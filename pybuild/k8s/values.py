@@ -61,7 +61,7 @@ def check_document(document: Document) -> Iterator[Finding]:
         for node in root.walk():
             yield from _word(node)
     if kind == CLAIM:
-        yield from _claim(root["spec"])
+        yield from check_claim(root["spec"])
 
 
 def check_pod(pod: Pod) -> Iterator[Finding]:
@@ -78,7 +78,7 @@ def check_pod(pod: Pod) -> Iterator[Finding]:
         if medium.text and not medium.text.startswith(MEDIUM[2]) and medium.text not in MEDIUM:
             yield _no_such_word(medium, MEDIUM[1:])
         yield from _bad_quantity(volume.at("emptyDir", "sizeLimit"))
-        yield from _claim(volume.at("ephemeral", "volumeClaimTemplate", "spec"))
+        yield from check_claim(volume.at("ephemeral", "volumeClaimTemplate", "spec"))
 
 
 def _word(node: Node) -> Iterator[Finding]:
@@ -220,7 +220,8 @@ def _odd_quantity(name: str, node: Node) -> Iterator[Finding]:
         yield node.finding(rules.ODD_QUANTITY, message, f"{node.value}m is thousandths of a core")
 
 
-def _claim(spec: Node) -> Iterator[Finding]:
+def check_claim(spec: Node) -> Iterator[Finding]:
+    """What a claim's spec asks for."""
     for kind in ("requests", "limits"):
         for name, node in spec.at("resources", kind).entries():
             found = list(_bad_quantity(node))
