@@ -152,8 +152,8 @@ class Pod(Struct, frozen=True):
 
 
 def pods_of(document: Document) -> Iterator[Pod]:
-    """The Pod of an object, or none."""
+    """The Pod of an object, or none. Jenkins fills in a template's kind."""
     root = document.root
-    kind = root["kind"].text
+    kind = root["kind"].text or ("Pod" if root.at("spec", "containers") else "")
     if kind in TEMPLATES:
         yield Pod(root.at(*TEMPLATES[kind]), kind)

@@ -54,8 +54,9 @@ def short(path: Path) -> str:
 
 
 def load(path: Path) -> dict[str, Any]:
+    """Jenkins fills in what a template may leave out."""
     value: dict[str, Any] = yaml.safe_load(path.read_text())
-    return value
+    return {"apiVersion": "v1", "kind": "Pod", **value} if path.parent.name == "jenkins" else value
 
 
 def pod_check(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -99,7 +100,8 @@ def test_pod_check_finds_nothing(path: Path) -> None:
 
 
 def test_together_they_need_what_no_file_can_make() -> None:
-    done = pod_check("--log-format=json", *FILES)
+    files = [path for path in FILES if path.parent.name == "kubernetes"]
+    done = pod_check("--log-format=json", *files)
     needs = {json.loads(line)["msg"] for line in done.stdout.splitlines() if '"needs"' in line}
     assert needs == {
         "it needs the RuntimeClass gvisor",
