@@ -92,21 +92,25 @@ class Guard:
     def put_back(self) -> list[str]:
         """Gives what was not as before, and is now."""
         now = {name: status for folder in self._folders for name, status in self._walk(folder)}
-        changed = [
+        changed = {
             name
             for name, file in self._files.items()
             if name not in now or not self._is_as_before(name, file, now[name])
-        ]
+        }
+        # the other names of a file that is made anew have to be made so too
+        changed |= {name for name, file in self._files.items() if file.link in changed}
         added = [name for name in now if name not in self._files]
         for name in added:
             remove_tree(Path(name))
-        for name in changed:  # in the order of the walk
-            self._restore(name, self._files[name], there=name in now)
-        touched = {os.path.dirname(name) for name in (*added, *changed)} | set(changed)
-        for name in sorted(touched & self._files.keys(), reverse=True):
-            file = self._files[name]
-            self._dress(name, file)
-            self._files[name] = _renewed(file, os.lstat(name))
+        for name, file in self._files.items():  # parents first, and first names
+            if name in changed:
+                self._restore(name, file, there=name in now)
+        touched = {os.path.dirname(name) for name in (*added, *changed)} | changed
+        known = sorted(touched & self._files.keys(), reverse=True)
+        for name in known:
+            self._dress(name, self._files[name])
+        for name in known:  # what was done to one name shows on the others
+            self._files[name] = _renewed(self._files[name], os.lstat(name))
         return sorted({*added, *changed})
 
     def _is_as_before(self, path: str, file: _File, status: os.stat_result) -> bool:
@@ -127,6 +131,7 @@ class Guard:
         return True
 
     def _restore(self, path: str, file: _File, *, there: bool) -> None:
+        there = there and os.path.lexists(path)  # or it went with a folder that was added
         if stat.S_ISDIR(file.kind):
             if there and not stat.S_ISDIR(os.lstat(path).st_mode):
                 os.unlink(path)
