@@ -196,8 +196,8 @@ class RootPathKept(RunFailed):
         shown = ", ".join(f"/{path}" for path in paths[:SHOWN_PATHS])
         more = f" and {len(paths) - SHOWN_PATHS} more" if len(paths) > SHOWN_PATHS else ""
         super().__init__(
-            f"the command wrote the path /.root/ into {shown}{more}: it is this container's, and "
-            "the image has no such folder",
+            f"the command wrote a path below /.root into {shown}{more}: that is this container's, "
+            "and the image has no such folder",
             status=1,
             hint="--allow-root-path takes these files as they are; with a base image that has /bin "
             "and /lib as links (merged /usr) no such paths come up",

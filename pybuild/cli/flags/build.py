@@ -59,7 +59,7 @@ BUILD_FLAGS = (
     switch(
         "allow-root-path",
         Group.BUILD,
-        "accept files in which a RUN of isolation rootless left the path /.root/",
+        "accept files in which a RUN of isolation rootless left a path below /.root",
         kaniko=False,
     ),
     text(
