@@ -109,7 +109,7 @@ def cli_page() -> str:
     commands += [
         f"| `pybuild {name}` | {what[0].upper()}{what[1:]}. |"
         for name, what in COMMANDS.items()
-        if name not in (BUILD, PLAN, "cache", "manifest", POD_CHECK)
+        if name not in (BUILD, PLAN, "cache", "manifest", "jenkins", POD_CHECK)
     ]
     parts = [f"# Command line\n\n{_MADE}", "\n".join(commands) + "\n", _FORMS, "## Flags\n"]
     at_work = [flag for flag in FLAGS if not flag.why]

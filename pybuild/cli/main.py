@@ -98,6 +98,12 @@ def _pod_check(argv: Sequence[str]) -> int:
     return pod_check(argv, os.environ)
 
 
+def _jenkins(argv: Sequence[str]) -> int:
+    from pybuild.cli.jenkins import jenkins_command
+
+    return jenkins_command(argv, os.environ)
+
+
 def _request(argv: Sequence[str]) -> int:
     if len(argv) != 1 or argv[0].startswith("-"):
         if argv and argv[0] in ("--help", "-h"):
@@ -135,6 +141,7 @@ _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "cache": _cache,
     "manifest": _manifest,
     "pod-check": _pod_check,
+    "jenkins": _jenkins,
     "request": _request,
     "version": _version,
 }

@@ -25,6 +25,7 @@ class Group(Enum):
     LOG = "What is shown"
     LOGIN = "Who logs in"
     PODS = "How manifests are checked"
+    JENKINS = "Jenkins"
 
 
 EXECUTOR, WARMER, BUILD, PLAN = "executor", "warmer", "build", "plan"
@@ -32,6 +33,8 @@ PUSH, LOGIN = "executor push", "executor login"
 KANIKO = (EXECUTOR, WARMER, PUSH, LOGIN)  # that take kaniko's names only
 POD_CHECK = "pod-check"
 MANIFEST = "manifest create"
+JENKINS_TRIGGER, JENKINS_STATUS = "jenkins trigger", "jenkins status"
+JENKINS_CANCEL, JENKINS_CHECK = "jenkins cancel", "jenkins check"
 CACHE_LS, CACHE_PRUNE = "cache ls", "cache prune"
 ALL = (EXECUTOR, BUILD, PLAN)
 PULLING = (EXECUTOR, BUILD, PLAN, WARMER)

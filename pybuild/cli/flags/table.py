@@ -20,6 +20,7 @@ from pybuild.cli.flags.flag import (
     Flag,
     Group,
 )
+from pybuild.cli.flags.jenkins import JENKINS_FLAGS
 from pybuild.cli.flags.log import LOG_FLAGS
 from pybuild.cli.flags.login import LOGIN_FLAGS
 from pybuild.cli.flags.pods import POD_FLAGS
@@ -41,6 +42,7 @@ FLAGS = (
     + POD_FLAGS
     + LOGIN_FLAGS
     + CACHES_FLAGS
+    + JENKINS_FLAGS
 )
 
 
