@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pybuild.k8s import rules
 from pybuild.k8s.document import Document, Node
@@ -19,6 +20,7 @@ from pybuild.k8s.rules import Finding
 from pybuild.k8s.tekton_schema import (
     API,
     EMBEDDED_TASK,
+    IN_V1,
     SPECS,
     WORKSPACE_SOURCES,
     check_shape,
@@ -50,10 +52,15 @@ def check_tekton(document: Document, known: Known) -> Iterator[Finding]:
     """What is wrong with a Task, Pipeline, TaskRun or PipelineRun, its Pods apart."""
     root = document.root
     version, kind, spec = root["apiVersion"], root["kind"].text, root["spec"]
+    current = version.text == API
     for found in check_shape(root, schema_of(kind)):
-        if not (found.rule is rules.BAD_VALUE and found.message.startswith("apiVersion ")):
+        if current:
             yield found
-    if version.text != API:
+        elif found.hint.startswith(IN_V1):  # it works as long as that version is served
+            yield replace(found, rule=rules.OLD_VERSION)
+        elif not found.message.startswith("apiVersion "):
+            yield found
+    if not current:
         message = f"{version.text} is on its way out"
         yield version.finding(rules.OLD_VERSION, message, f"apiVersion: {API}")
     match kind:

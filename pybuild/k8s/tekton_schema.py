@@ -17,6 +17,7 @@ from pybuild.k8s.document import Node
 from pybuild.k8s.rules import Finding
 
 API = "tekton.dev/v1"
+IN_V1 = "in v1 it is "
 
 
 class Text(Struct, frozen=True):
@@ -287,7 +288,7 @@ def _object(node: Node, shape: Object, where: str) -> Iterator[Finding]:
 def _unknown(node: Node, key: str, shape: Object, where: str) -> Finding:
     message = f"{where or 'it'} has no field {key}"
     if key in shape.old:
-        return node.finding(rules.UNKNOWN_FIELD, message, f"in v1 it is {shape.old[key]}")
+        return node.finding(rules.UNKNOWN_FIELD, message, f"{IN_V1}{shape.old[key]}")
     near = difflib.get_close_matches(key, list(shape.fields), 1)
     hint = f"did you mean {near[0]}?" if near else ""
     return node.finding(rules.UNKNOWN_FIELD, message, hint)

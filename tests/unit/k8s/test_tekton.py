@@ -322,7 +322,10 @@ CASES = (
     | {name: of("Pipeline", text) for name, text in PIPELINE_CASES.items()}
     | {name: of(name.split(" ")[0], text) for name, text in RUN_CASES.items()}
     | {
-        "of v1beta1": of("Task", STEPS).replace("dev/v1", "dev/v1beta1  #! old-version"),
+        "of v1beta1": of(
+            "Task",
+            "steps:\n- image: a:1\n  resources: {}  #! old-version\n  rsource: a  #! unknown-field",
+        ).replace("dev/v1", "dev/v1beta1  #! old-version"),
         "no Task": of("TaskRun", "timeout: 1h").replace("spec:", "spec:  #! one-of"),
         "no spec": "apiVersion: tekton.dev/v1  #! missing-field\nkind: Task\nmetadata: {name: a}\n",
     }
