@@ -9,6 +9,10 @@ from pybuild.cli.flags.flag import (
     CACHE_LS,
     CACHE_PRUNE,
     EXECUTOR,
+    JENKINS_CANCEL,
+    JENKINS_CHECK,
+    JENKINS_STATUS,
+    JENKINS_TRIGGER,
     LOGIN,
     MANIFEST,
     PLAN,
@@ -32,6 +36,10 @@ USAGE = {
     CACHE_PRUNE: "pybuild cache prune --cache-repo=REPOSITORY --older-than=720h [flags]",
     MANIFEST: "pybuild manifest create --tag=REFERENCE IMAGE... [flags]",
     POD_CHECK: "pybuild pod-check FILE... [flags]",
+    JENKINS_TRIGGER: "pybuild jenkins trigger JOB [--param=NAME=VALUE] [flags]",
+    JENKINS_STATUS: "pybuild jenkins status JOB [NUMBER] [flags]",
+    JENKINS_CANCEL: "pybuild jenkins cancel JOB [NUMBER] [flags]",
+    JENKINS_CHECK: "pybuild jenkins check [JENKINSFILE] [flags]",
 }
 ABOUT = {
     EXECUTOR: "Builds an image from a Dockerfile and pushes it; takes kaniko's flags.",
@@ -44,6 +52,10 @@ ABOUT = {
     CACHE_PRUNE: "Removes from a cache what is old, unused, or too much.",
     MANIFEST: "Names images of several platforms together, wherever they are, as one index.",
     POD_CHECK: "Finds in Pods, Jobs and what belongs to them what no schema catches.",
+    JENKINS_TRIGGER: "Begins a job's build, follows its log, and ends as it ends.",
+    JENKINS_STATUS: "Says how a job's build, the last one if none is named, goes or went.",
+    JENKINS_CANCEL: "Stops a job's build; the last one, or what waits, if none is named.",
+    JENKINS_CHECK: "Has the controller check a Jenkinsfile.",
 }
 COMMANDS = {
     "build": "build an image and push it",
@@ -53,6 +65,7 @@ COMMANDS = {
     "cache": "list what caches hold (cache ls), and remove what is not needed (cache prune)",
     "manifest": "name images of several platforms together",
     POD_CHECK: "find in Kubernetes manifests what no schema catches",
+    "jenkins": "begin, follow, show and stop builds of a job; check a Jenkinsfile",
     "request": "build what a JSON file asks for (the Jenkins library calls it)",
     "version": "print the version",
 }
