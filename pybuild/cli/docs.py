@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pybuild
 from pybuild.cli.flags.environment import IDLE
-from pybuild.cli.flags.flag import BUILD, PLAN, POD_CHECK, WARMER, Flag, Group, Kind
+from pybuild.cli.flags.flag import BUILD, DOCTOR, PLAN, POD_CHECK, WARMER, Flag, Group, Kind
 from pybuild.cli.flags.table import FLAGS, default_of, long_names, short_names
 from pybuild.cli.help import ABOUT, COMMANDS, USAGE
 from pybuild.errors import InputError, NotCarriedOut, PybuildError
@@ -109,7 +109,7 @@ def cli_page() -> str:
     commands += [
         f"| `pybuild {name}` | {what[0].upper()}{what[1:]}. |"
         for name, what in COMMANDS.items()
-        if name not in (BUILD, PLAN, "cache", "manifest", "jenkins", POD_CHECK)
+        if name not in (BUILD, PLAN, DOCTOR, "cache", "manifest", "jenkins", "k8s", POD_CHECK)
     ]
     parts = [f"# Command line\n\n{_MADE}", "\n".join(commands) + "\n", _FORMS, "## Flags\n"]
     at_work = [flag for flag in FLAGS if not flag.why]
@@ -130,7 +130,8 @@ def _row(flag: Flag) -> str:
     defaults = [default_of(flag, command) for command in flag.commands]
     shown = " or ".join(f"`{text}`" for text in dict.fromkeys(defaults) if text)
     choices = f" ({', '.join(flag.choices)})" if flag.choices else ""
-    own = "" if flag.kaniko or first in (WARMER, POD_CHECK) else " Not a flag of kaniko."
+    alone = first in (WARMER, POD_CHECK) or flag.group is Group.K8S
+    own = "" if flag.kaniko or alone else " Not a flag of kaniko."
     commands = ", ".join(flag.commands)
     return f"| {', '.join(names)}{mark} | {commands} | {shown} | {flag.help}{choices}.{own} |"
 

@@ -13,15 +13,42 @@ if TYPE_CHECKING:
     from pybuild.isolation.select import ProbeResult
 
 
-def doctor(environment: Mapping[str, str]) -> int:
-    """Prints the table; 0 if anything works."""
+def doctor_command(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Prints the table, or one JSON object; 0 if anything works."""
+    from pybuild.cli.flags.flag import DOCTOR
+    from pybuild.cli.parse import parse_flags
+
+    values = parse_flags(DOCTOR, argv, environment)
+    if values.help:
+        from pybuild.cli.help import command_help
+
+        sys.stdout.write(command_help(DOCTOR))
+        return 0
+    results = probed(environment)
+    if values.text("log-format") == "json":
+        import json
+
+        sys.stdout.write(json.dumps(as_json(results, facts())) + "\n")
+    else:
+        sys.stdout.write(table(results, facts()))
+    return 0 if any(result.works for result in results) else 1
+
+
+def probed(environment: Mapping[str, str]) -> Sequence[ProbeResult]:
+    """Each isolation, tried in a folder where a build would work."""
     from pybuild.isolation.select import probe_all
 
     parent = _folder(environment)
     with tempfile.TemporaryDirectory(prefix="pybuild-", dir=parent) as folder:
-        results = probe_all(Path(folder))
-    sys.stdout.write(table(results, facts()))
-    return 0 if any(result.works for result in results) else 1
+        return probe_all(Path(folder))
+
+
+def as_json(results: Sequence[ProbeResult], facts: Sequence[tuple[str, str]]) -> dict[str, object]:
+    """`taken` is the isolation that a build would take, "" where none works."""
+    first = next((result.name for result in results if result.works), "")
+    each = [{"name": one.name, "works": one.works, "reason": one.reason, "hint": one.hint}
+            for one in results]  # fmt: skip
+    return {"taken": first, "facts": dict(facts), "isolations": each}
 
 
 def _folder(environment: Mapping[str, str]) -> Path:

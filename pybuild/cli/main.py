@@ -67,10 +67,15 @@ def _build_or_plan(command: str, argv: Sequence[str]) -> int:
 
 
 def _doctor(argv: Sequence[str]) -> int:
-    _no_arguments("doctor", argv)
-    from pybuild.cli.doctor import doctor
+    from pybuild.cli.doctor import doctor_command
 
-    return doctor(os.environ)
+    return doctor_command(argv, os.environ)
+
+
+def _k8s(argv: Sequence[str]) -> int:
+    from pybuild.cli.k8s import k8s_command
+
+    return k8s_command(argv, os.environ)
 
 
 def _idle(argv: Sequence[str]) -> int:
@@ -140,6 +145,7 @@ _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "idle": _idle,
     "cache": _cache,
     "manifest": _manifest,
+    "k8s": _k8s,
     "pod-check": _pod_check,
     "jenkins": _jenkins,
     "request": _request,

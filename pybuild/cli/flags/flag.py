@@ -26,6 +26,7 @@ class Group(Enum):
     LOGIN = "Who logs in"
     PODS = "How manifests are checked"
     JENKINS = "Jenkins"
+    K8S = "Builds in a cluster"
 
 
 EXECUTOR, WARMER, BUILD, PLAN = "executor", "warmer", "build", "plan"
@@ -36,6 +37,9 @@ MANIFEST = "manifest create"
 JENKINS_TRIGGER, JENKINS_STATUS = "jenkins trigger", "jenkins status"
 JENKINS_CANCEL, JENKINS_CHECK = "jenkins cancel", "jenkins check"
 CACHE_LS, CACHE_PRUNE = "cache ls", "cache prune"
+DOCTOR = "doctor"
+K8S_RUN, K8S_LS, K8S_LOGS, K8S_CANCEL = "k8s run", "k8s ls", "k8s logs", "k8s cancel"
+K8S_SECRET, K8S_RENDER, K8S_DOCTOR = "k8s secret", "k8s render", "k8s doctor"
 ALL = (EXECUTOR, BUILD, PLAN)
 PULLING = (EXECUTOR, BUILD, PLAN, WARMER)
 BUILDING = (EXECUTOR, BUILD)

@@ -12,6 +12,8 @@ from pybuild.cli.flags.caches import CACHES_FLAGS
 from pybuild.cli.flags.flag import (
     BUILD,
     EXECUTOR,
+    K8S_RENDER,
+    K8S_RUN,
     KANIKO,
     MANIFEST,
     PLAN,
@@ -21,6 +23,7 @@ from pybuild.cli.flags.flag import (
     Group,
 )
 from pybuild.cli.flags.jenkins import JENKINS_FLAGS
+from pybuild.cli.flags.k8s import K8S_FLAGS, is_for_a_pod
 from pybuild.cli.flags.log import LOG_FLAGS
 from pybuild.cli.flags.login import LOGIN_FLAGS
 from pybuild.cli.flags.pods import POD_FLAGS
@@ -43,15 +46,19 @@ FLAGS = (
     + LOGIN_FLAGS
     + CACHES_FLAGS
     + JENKINS_FLAGS
+    + K8S_FLAGS
 )
 
 
 def flags_of(command: str) -> tuple[Flag, ...]:
     """The flags of a command, in the order of the help. A push alone is reached and told as that of
-    a build is."""
+    a build is, and a build in a cluster takes what a build takes."""
     if command == PUSH:
         return tuple(flag for flag in FLAGS if EXECUTOR in flag.commands and _is_of_push(flag))
-    return tuple(flag for flag in FLAGS if command in flag.commands)
+    own = tuple(flag for flag in FLAGS if command in flag.commands)
+    if command == K8S_RUN:
+        return own + tuple(flag for flag in FLAGS if BUILD in flag.commands and is_for_a_pod(flag))
+    return own
 
 
 def _is_of_push(flag: Flag) -> bool:
@@ -71,7 +78,7 @@ def long_names(flag: Flag, command: str) -> tuple[str, ...]:
 
 def short_names(flag: Flag, command: str) -> tuple[str, ...]:
     """`-t` is what Docker's users type for a tag; the warmer has letters of its own."""
-    if command in (BUILD, PLAN, MANIFEST) and flag.name == "destination":
+    if command in (BUILD, PLAN, MANIFEST, K8S_RUN, K8S_RENDER) and flag.name == "destination":
         return ("t", "d")
     if command == WARMER:
         own = {"dockerfile": "d", "cache-dir": "c", "force": "f"}.get(flag.name, flag.short)
