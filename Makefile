@@ -40,7 +40,8 @@ bases: setup ## Makes the base images from Debian packages, once a machine
 
 agent-image: setup ## The builder's own image, by pybuild itself: REGISTRY=host:port/repository pushes it
 	@$(PYTHON_BIN) agent-image/build.py --repository '$(REGISTRY)' \
-		$(addprefix --architecture=,$(ARCHITECTURE)) $(addprefix --target=,$(TARGET))
+		$(addprefix --architecture=,$(ARCHITECTURE)) $(addprefix --target=,$(TARGET)) \
+		--more-folders='$(MORE_FOLDERS)' --more-links='$(MORE_LINKS)'
 
 lock: ## requirements*.lock from pyproject.toml, with hashes
 	@.ci/lock

@@ -63,6 +63,14 @@ def image(
     made.remove()
 
 
+@pytest.fixture(scope="module")
+def rootless(host: str, context: Path, image: AgentImage) -> AgentImage:
+    made = AgentImage(f"{host}/{REFERENCE}:rootless", image.storage)
+    agent.build(context, "rootless", f"--destination={made.reference}", *cached(host))
+    made.pull()
+    return made
+
+
 def cached(host: str) -> list[str]:
     """For the second target; an image that builds itself does it without."""
     return ["--cache=true", f"--cache-repo={host}/cache"]
@@ -167,12 +175,20 @@ def test_nothing_of_a_base_shadows_it(image: AgentImage, tmp_path: Path) -> None
     assert [line for line in done.stderr.splitlines() if not line.startswith("hint:")] == []
 
 
-def test_every_library_is_there_and_for_the_right_machine(tmp_path: Path) -> None:
+def test_both_machines_have_one_name(image: AgentImage, host: str, tmp_path: Path) -> None:
     """arm64 is made on any machine; what can be known without running it."""
-    agent.fetch_context(tmp_path / "context", "arm64")
+    own = f"{host}/agent/both"
+    agent.make(
+        ["--target=debug", "--architecture=amd64", "--architecture=arm64"], own, cached(host)
+    )
+    _, index = agent.manifest(host, "agent/both", "debug")
+    named = {entry["platform"]["architecture"]: entry["digest"] for entry in index["manifests"]}
+    assert named == {
+        name: agent.manifest(host, "agent/both", f"debug-{name}")[0] for name in ("amd64", "arm64")
+    }
     archive = tmp_path / "image.tar"
-    more = ["--customPlatform=linux/arm64", "--no-push", f"--tar-path={archive}"]
-    agent.build(tmp_path / "context", "debug", *more, "--destination=example.com/agent:1")
+    copy = ["skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{own}:debug-arm64"]
+    subprocess.run([*copy, f"docker-archive:{archive}"], check=True)
     files = files_of(archive)
     programs = {name: data for name, data in files.items() if data[:4] == b"\x7fELF"}
     assert {data[18:20] for data in programs.values()} == {b"\xb7\0"}  # EM_AARCH64, elf(5)
@@ -285,10 +301,13 @@ mv "$D/result.txt.tmp" "$D/result.txt"; wait' >/dev/null 2>&1 &"""
 
 
 @contextmanager
-def started(image: AgentImage, command: list[str], pod: Pod, workspace: Path) -> Iterator[str]:
+def started(
+    image: AgentImage, command: list[str], pod: Pod, workspace: Path, *more: str
+) -> Iterator[str]:
     """A container with that main process; gives its name."""
     name = f"agent-{os.getpid()}-{workspace.name}"
     options = ["--detach", "--tty", f"--name={name}", f"--entrypoint={json.dumps(command)}"]
+    options += more
     volumes = {str(workspace): "/home/jenkins/agent"}
     subprocess.run(image.command([], pod=pod, volumes=volumes, options=options), check=True,
                    capture_output=True)  # fmt: skip
@@ -456,6 +475,49 @@ def test_it_builds_itself(image: AgentImage, host: str, context: Path, pod: Pod)
     ok(image.run(*flags, pod=pod, volumes=volumes, env=EPOCH_ONLY, timeout_seconds=400))
     first = agent.manifest(host, REFERENCE, "debug")
     assert agent.manifest(host, REFERENCE, "by-itself") == first
+
+
+def test_it_builds_itself_rootless(rootless: AgentImage, host: str, context: Path) -> None:
+    """Under Pod Security "restricted"."""
+    made = f"{host}/{REFERENCE}:by-itself"
+    flags = agent.build_flags("/workspace", "rootless", f"--destination={made}")
+    volumes = {str(context): "/workspace:ro"}
+    done = rootless.run(
+        *flags, pod=Pod.RESTRICTED, volumes=volumes, env=EPOCH_ONLY, timeout_seconds=400
+    )
+    ok(done)
+    assert "isolation rootless: as uid 1000" in done.stderr
+    first = agent.manifest(host, REFERENCE, "rootless")
+    assert agent.manifest(host, REFERENCE, "by-itself") == first
+
+
+# --- for ordinary users -----------------------------------------------------------------------
+
+WHO = """
+set -e; cd /tmp
+/kaniko/bin/python3 -IS -c 'import os, pwd; print(pwd.getpwuid(os.getuid()).pw_dir)'; echo $HOME
+git init -q repository; cd repository; echo x >file; git add file
+git -c user.name=n -c user.email=e commit -qm one
+for name in app etc home opt root srv tmp usr var var/run; do : >/$name/try; rm /$name/try; done
+: >/entrypoint.sh; mkdir /.root/lib; : >/lib/try; rm -r /.root/entrypoint.sh /.root/lib
+touch /kaniko/try 2>/dev/null || touch /try 2>/dev/null || touch /busybox/x 2>/dev/null || echo done
+"""
+
+
+@pytest.mark.parametrize("pod", [Pod.RESTRICTED, Pod.RANDOM_USER], ids=lambda pod: pod.name)
+def test_any_user_has_a_name_and_what_an_image_needs(
+    rootless: AgentImage, tmp_path: Path, pod: Pod
+) -> None:
+    # podman would give the user a line in passwd itself
+    with started(rootless, ["/kaniko/pybuild", "idle"], pod, tmp_path, "--passwd=false") as name:
+        deadline = time.monotonic() + 20
+        while subprocess.run(rootless.podman("exec", name, "id", "-un")).returncode != 0:
+            assert time.monotonic() < deadline
+        done = subprocess.run(
+            rootless.podman("exec", name, "/busybox/sh", "-c", WHO),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.stdout.splitlines() == ["/kaniko/home", "/kaniko/home", "done"], done.stderr
 
 
 def test_without_a_shell(image: AgentImage, host: str, context: Path, tmp_path: Path) -> None:

@@ -51,11 +51,23 @@ def build(context: Path, target: str, *more: str) -> None:
         raise AssertionError(f"{' '.join(command)}:\n{done.stderr[-3000:]}")
 
 
+def make(flags: Sequence[str], repository: str, more: Sequence[str]) -> None:
+    """By `agent-image/build.py` itself; `more` are the builder's own flags."""
+    script = str(REPOSITORY / "agent-image/build.py")
+    command = [sys.executable, script, f"--repository={repository}", *flags, "--", *more]
+    environment = os.environ | {"SOURCE_DATE_EPOCH": str(EPOCH)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}:\n{done.stderr[-3000:]}")
+
+
 def manifest(host: str, repository: str, tag: str) -> tuple[str, dict[str, Any]]:
     """Digest and content of what a registry on plain HTTP has under the tag."""
     request = urllib.request.Request(
         f"http://{host}/v2/{repository}/manifests/{tag}",
         headers={"Accept": "application/vnd.oci.image.manifest.v1+json,"
+                           "application/vnd.docker.distribution.manifest.list.v2+json,"
+                           "application/vnd.oci.image.index.v1+json,"
                            "application/vnd.docker.distribution.manifest.v2+json"},
     )  # fmt: skip
     with urllib.request.urlopen(request) as answer:
