@@ -33,7 +33,8 @@ VALUES = Values(
     flags=("--build-arg=A='b' \"c\" # d: e", "--label=x={y}"),
 )
 MODELS = {"Pod": "V1Pod", "Job": "V1Job", "Secret": "V1Secret", "Role": "V1Role",
-          "RoleBinding": "V1RoleBinding", "PersistentVolumeClaim": "V1PersistentVolumeClaim"}  # fmt: skip
+          "RoleBinding": "V1RoleBinding",
+          "PersistentVolumeClaim": "V1PersistentVolumeClaim"}  # fmt: skip
 
 
 def test_the_folder_of_a_checkout_is_found() -> None:
