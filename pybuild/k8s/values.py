@@ -217,7 +217,11 @@ def _odd_quantity(name: str, node: Node) -> Iterator[Finding]:
         yield node.finding(rules.ODD_QUANTITY, message, "Mi and Gi are the units, with a capital")
     if name == "cpu" and value > _MANY_CPUS:
         message = f"cpu: {node.value} is {value:f} cores"
-        yield node.finding(rules.ODD_QUANTITY, message, f"{node.value}m is thousandths of a core")
+        thousandths = f"{node.value}m is thousandths of a core"
+        hint = (
+            thousandths if str(node.value).isdigit() else "cores have no unit: 2, or 500m for half"
+        )
+        yield node.finding(rules.ODD_QUANTITY, message, hint)
 
 
 def check_claim(spec: Node) -> Iterator[Finding]:

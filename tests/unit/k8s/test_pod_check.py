@@ -484,6 +484,18 @@ def test_a_file_without_an_object() -> None:
     assert (found.rule, found.line) == (rules.NO_POD, 0)
 
 
+@pytest.mark.parametrize(
+    ("cores", "hint"),
+    [
+        ("500", "500m is thousandths of a core"),
+        ("1Gi", "cores have no unit: 2, or 500m for half"),
+    ],
+)
+def test_the_hint_for_too_many_cores_is_a_quantity(cores: str, hint: str) -> None:
+    text = job(resources=f"resources: {{limits: {{memory: 2Gi, cpu: {cores}}}}}")
+    assert hint in [one.hint for one in check_files({"pod.yaml": text})]
+
+
 # --- Pod Security -----------------------------------------------------------------------------
 
 SAFE = "securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}"
