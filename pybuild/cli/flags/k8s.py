@@ -28,8 +28,25 @@ RUNGS = ("default", "runtime-default", "user-namespace", "restricted", "openshif
          "kata", "cache-pvc")  # fmt: skip
 
 
-def _flag(name: str, help_text: str, value: str, commands: tuple[str, ...], **more: str) -> Flag:
-    return text(name, Group.K8S, help_text, value, commands=commands, kaniko=False, **more)
+def _flag(
+    name: str,
+    help_text: str,
+    value: str,
+    commands: tuple[str, ...],
+    *,
+    short: str = "",
+    environment: str = "",
+) -> Flag:
+    return text(
+        name,
+        Group.K8S,
+        help_text,
+        value,
+        short=short,
+        environment=environment,
+        commands=commands,
+        kaniko=False,
+    )
 
 
 def _duration(name: str, help_text: str, default: str = "") -> Flag:

@@ -93,7 +93,8 @@ thead th { border-top: 0; padding-top: 0; }
 tbody th { color: var(--text); font-size: 1rem; font-weight: 400; }
 tbody td { font-size: 0.9375rem; }
 tr > :last-child { padding-right: 0; }
-.number { width: 5.5rem; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.number { width: 5.5rem; text-align: right; white-space: nowrap; }
+.number { font-variant-numeric: tabular-nums; }
 .what { width: 55%; overflow-wrap: anywhere; }
 .where { overflow-wrap: anywhere; }
 .where { display: block; color: var(--muted); font-size: 0.8125rem; }
