@@ -18,7 +18,7 @@ from tests.support.tree_listing import differences
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for podman's --rootfs"),
     pytest.mark.skipif(bool(bundle.missing_commands()), reason="needs podman, runc, patchelf"),
-    pytest.mark.xdist_group("rungs"),
+    pytest.mark.xdist_group("hostile"),
 ]
 every_rung = pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.isolation)
 SECRET = "dGhpcyBpcyBhIHNlY3JldA"

@@ -15,7 +15,7 @@ from tests.support.tree_listing import differences
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for podman's --rootfs"),
     pytest.mark.skipif(bool(bundle.missing_commands()), reason="needs podman, runc, patchelf"),
-    pytest.mark.xdist_group("rungs"),
+    pytest.mark.xdist_group("lifecycle"),
 ]
 every_rung = pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.isolation)
 in_place = pytest.mark.parametrize("rung", RUNGS[1:], ids=lambda rung: rung.isolation)
@@ -48,7 +48,7 @@ COPY --chown=1000:7 src /app/
 {last}
 """
 GOOD = STAGES.format(last="RUN rm -r /var/data; mkdir -p /home/x; echo hi > /etc/motd")
-OTHER = STAGES.format(last="WORKDIR /app\nRUN rm -rf /etc/* /var/*; touch main; chmod 711 /etc/..")
+OTHER = STAGES.format(last="WORKDIR /app\nRUN rm -rf /etc/* /var/*; touch main; chmod 711 /etc")
 BAD = STAGES.format(last="RUN rm -rf /opt/* /etc/*; rm -f /dev/full; chmod 0 /; exit 7")
 LONG = STAGES.format(last='RUN (setsid sleep 7777 &); rm -rf /etc/*; echo RUN""NING; sleep 7777')
 
@@ -160,6 +160,7 @@ kill -KILL $first
 wait $first
 wait $second
 echo $? > $out/second
+settled
 """
 
 
