@@ -109,7 +109,7 @@ def _choose(name: str, workdir: Path, wishes: Wishes, runner: Runner) -> Isolati
         refused.append(("rootless", found))
     raise IsolationUnsupported(
         "; ".join(f"isolation {other} can't work here: {no.reason}" for other, no in refused),
-        hint=refused[0][1].hint,
+        hint=refused[-1 if os.geteuid() else 0][1].hint,  # an ordinary user wants another image
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from pybuild.isolation.errors import TopNameMissing
 from pybuild.isolation.ownership import NEVER, Record
 from pybuild.layer.disk import open_mode
 from pybuild.layer.snapshot import Surface
@@ -171,6 +172,8 @@ class Unowned(Surface):
         known = old if same else None
         uid, gid = self._owner(path, record, known)
         is_top = self._tops is not None and path in self._tops.folders
+        if is_top and old is not None and old.kind != Kind.DIRECTORY:
+            raise TopNameMissing([path])  # what was written here belongs where a link leads
         if record is not None and record.mode != NEVER:
             mode = record.mode
         elif is_top:
