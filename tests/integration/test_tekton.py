@@ -271,10 +271,7 @@ spec:
       securityContext: {{runAsUser: 0}}
     - name: write-url
       image: $(params.WRITER_IMAGE)
-      script: |
-        set -e
-        image="$(params.IMAGE)"
-        printf "%s" "${{image}}" | tee "$(results.IMAGE_URL.path)"
+      script: printf %s '$(params.IMAGE)' > $(results.IMAGE_URL.path)
 """
 KINDS = {
     "kaniko-dir": ("args:", "{name: KANIKO_DIR, value: $(params.KANIKO_DIR)}"),
