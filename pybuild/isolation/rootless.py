@@ -48,6 +48,7 @@ _TAIL = 1 << 14  # of what a RUN writes, to tell why it failed
 # `mkdir: cannot create directory '/x': Permission denied`, in the words of many programs
 _DENIED = re.compile(
     rb"""['"`\s\x98]/([^/\n'"`:\xe2]+)/?(?:['"`:]|\xe2\x80\x99)[^\n]*(?:denied|exists)"""
+    rb"""|denied: ['"]/([^/\n'"]+)['"]"""  # Python's way
 )
 
 
@@ -251,7 +252,7 @@ class _Tail:
     def denied_name(self) -> str:
         """The name in `/` that the last complaint of this kind is about; "" for none."""
         found = _DENIED.findall(self._kept)
-        return os.fsdecode(found[-1]) if found else ""
+        return os.fsdecode(found[-1][0] or found[-1][1]) if found else ""
 
 
 def with_programs(command: RunCommand, folder: Path) -> RunCommand:
