@@ -157,11 +157,12 @@ class _Build:
     def run(self, before_push: BeforePush) -> BuildResult:
         plan = self.prepared.plan
         needed = required(plan, self.prepared.fit)
+        self.uploads.check()  # while the isolation is opened
         reason = self._open_isolation(needed)
         if not self._parallel():
             self._fetch_repositories(needed)
         self._tell_start(reason)
-        self.uploads.check()
+        self.background.finish()  # nothing is done for a registry that would refuse it
         self._upload_bases()
         services = self._stage_services()
         for stage in plan.stages:

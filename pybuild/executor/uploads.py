@@ -48,8 +48,7 @@ class Uploads:
         self.outcomes: dict[str, TransferOutcome] = {}  # at the first repository, by digest
 
     def check(self) -> None:
-        """Asks at once whether a push is allowed, so that a refusal ends the build before its
-        first command has run for minutes."""
+        """Begins to ask whether a push is allowed; a refusal is a failure of the background."""
         for repository in self._repositories:
             self._background.submit(partial(self._client.check_push, repository))
 

@@ -236,6 +236,17 @@ def test_an_attached_sbom_is_found_from_the_image(project: Project, registry: Fa
         assert built(project, registry, *flags).digest == manifest.digest
 
 
+def test_no_command_runs_for_a_registry_that_refuses_the_push(project: Project) -> None:
+    with fake_registry.running() as refusing:
+        add_base(refusing, "busybox")
+        refusing.deny("push")
+        project.write("Dockerfile", f"FROM {refusing.host}/base/busybox\nRUN echo $((6 * 7))\n")
+        found = project.executor(f"--destination={refusing.host}/app:1", "--context=.")
+        assert (found.status, found.codes) == (1, ["push-denied"])
+        assert not any(line.endswith("42") for line in found.text.splitlines())
+        assert refusing.blob_gets == 1  # the base's config: not even its layer was asked for
+
+
 @pytest.mark.parametrize(
     ("flags", "code"),
     [
