@@ -245,23 +245,27 @@ def _build_args_from_env(name: str, value: object, _request: Mapping[str, object
     return [f"--build-arg={values.key(name, text)}" for text in values.texts(name, value)]
 
 
+_PLACES = frozenset({"file", "env", "fileEnv"})
+
+
 def _secrets(name: str, value: object, _request: Mapping[str, object]) -> list[str]:
-    """By id, where each lies: `{file: path}` or `{env: variable}`. What else is given may be the
-    secret itself, and is never shown."""
+    """By id, where each lies: `{file: path}`, `{env: variable}`, or `{fileEnv: variable}` of a
+    path. What else is given may be the secret itself, and is never shown."""
     flags = []
     for key, place in values.table(name, value).items():
         if not values.key(name, key) or "," in key:
             raise BadRequest(f"`{name}` has a key that no flag can say: {key!r}")
-        if not isinstance(place, dict) or len(place) != 1 or not {"file", "env"} & place.keys():
+        if not isinstance(place, dict) or len(place) != 1 or not _PLACES & place.keys():
             raise BadRequest(
                 f"`{name}.{key}` does not say where the secret is",
-                hint="{file: path} or {env: variable}; its value has no place in a request",
+                hint="{file: path}, {env: variable} or {fileEnv: variable of a path}; its value "
+                "has no place in a request",
             )
         ((kind, where),) = place.items()
         text = values.text(f"{name}.{key}.{kind}", where)
         if not text or "," in text:
             raise BadRequest(f"`{name}.{key}.{kind}` is empty or has a comma")
-        flags.append(f"--secret=id={key},{'src' if kind == 'file' else 'env'}={text}")
+        flags.append(f"--secret=id={key},{'env' if kind == 'env' else 'src'}={text}")
     return flags
 
 

@@ -41,6 +41,21 @@ def _asks_git(request: Mapping[str, object]) -> bool:
     return request.get("sourceDateEpoch") == "commit" or any(request.get(name) for name in wanted)
 
 
+def resolved(request: Mapping[str, object], environment: Mapping[str, str]) -> Mapping[str, object]:
+    """The request with the paths of secrets that it names by variables. Raises BadRequest where
+    such a variable is not set."""
+    given = request.get("secrets")
+    if not isinstance(given, dict):
+        return request
+    places = {
+        key: {"file": _variable(str(place["fileEnv"]), environment)}
+        if isinstance(place, dict) and list(place) == ["fileEnv"]
+        else place
+        for key, place in given.items()
+    }
+    return {**request, "secrets": places}
+
+
 def request_environment(
     request: Mapping[str, object], facts: Facts, environment: Mapping[str, str]
 ) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pybuild.cli.request import SBOM_FILES, SCHEMA, Facts, labels
+from pybuild.cli.request import SBOM_FILES, SCHEMA, Facts, destinations, labels
 from pybuild.events import BuildFailed, BuildFinished, ImagePushed
 
 PROVENANCE_FILE = "provenance.json"
@@ -21,18 +21,20 @@ def result_of(
     facts: Facts | None = None,
 ) -> dict[str, object]:
     """What a pipeline gets back: only text, numbers, booleans, lists and maps, so that it survives
-    a restart of the controller. `size` is bytes, `image` and the tags come from the references;
+    a restart of the controller. `size` is bytes; `image` and the tags come from the references, of
+    a build without a push from those that were named, and only a push gives an `imageRef`;
     `reports` names the files in the request's folder of that name."""
     asked = request or {}
-    names = [split_tag(reference) for reference in finished.references]
+    references = finished.references or tuple(destinations(asked) if asked else ())
+    names = [split_tag(reference) for reference in references]
     image = names[0][0] if names else ""
     return {
         "schema": SCHEMA,
-        "image": image or str(asked.get("image") or ""),
+        "image": image,
         "digest": finished.digest,
-        "imageRef": f"{image}@{finished.digest}" if image else "",
+        "imageRef": f"{image}@{finished.digest}" if pushed and image else "",
         "tags": list(dict.fromkeys(tag for name, tag in names if name == image)),
-        "destinations": list(finished.references),
+        "destinations": [*references],
         "platform": str(asked.get("platform") or ""),
         "pushed": pushed,
         "size": finished.size,

@@ -82,6 +82,7 @@ def _asked(
 ) -> Asked:
     request_to_flags(request)  # what is wrong by itself is told before git is asked
     facts = facts_module.facts_of(request, Path.cwd(), environment)
+    request = facts_module.resolved(request, environment)
     words = sources(request)
     flags = [*request_to_flags(request, facts), *words]
     _make_reports(path, request)
