@@ -16,8 +16,16 @@ from pathlib import Path
 
 import pytest
 
+from pybuild.cli.flags.flag import BUILD, MANIFEST, PLAN, PUSH
 from pybuild.cli.parse import parse_flags
-from pybuild.cli.request import destinations, request_command, request_to_flags
+from pybuild.cli.request import (
+    destinations,
+    logins,
+    request_command,
+    request_to_flags,
+    sources,
+)
+from pybuild.cli.request_run import carry_out_request
 
 REPOSITORY = Path(__file__).parent.parent
 MODULE = REPOSITORY / "tests" / "groovy"
@@ -89,33 +97,169 @@ def test_groovy(name: str, outcomes: dict[str, str]) -> None:
         pytest.fail(outcomes[name], pytrace=False)
 
 
+# --- the contract -----------------------------------------------------------------------------
+
+COMMANDS = {"build": BUILD, "plan": PLAN, "push": PUSH, "manifest": MANIFEST}
+
+
+def recorded() -> list[Path]:
+    return sorted((MODULE / "target" / "requests").glob("*.json"))
+
+
+def environment_of(path: Path) -> dict[str, str]:
+    """The variables that the pipeline had bound when it wrote the request."""
+    names = path.with_suffix(".environment").read_text().split("\n")
+    return {name: f"value-of-{name}" for name in names if name}
+
+
 def test_the_requests_of_the_steps_are_understood(outcomes: dict[str, str]) -> None:
-    recorded = sorted((MODULE / "target" / "requests").glob("*.json"))
-    assert len(recorded) >= 10
-    for path in recorded:
+    assert len(recorded()) >= 80
+    kinds = set()
+    for path in recorded():
         request = json.loads(path.read_bytes())
-        values = parse_flags(request_command(request), request_to_flags(request), {}, positionals=1)
+        command = request_command(request)
+        kinds.add(command)
+        flags, words = request_to_flags(request), sources(request)
+        if command == "login":
+            continue
+        values = parse_flags(COMMANDS[command], [*flags, *words], {}, positionals=len(words))
         assert values.many("destination") == tuple(destinations(request)), path.name
+        assert values.positional == tuple(words)
         wanted = request.get("context")
         assert wanted is None or values.text("context") == wanted
+    assert kinds == {"build", "plan", "push", "manifest", "login"}
 
 
-def test_every_argument_is_documented_and_understood() -> None:
-    """The names in the step, its help page, docs/jenkins.md and the Python side are the same."""
-    step = (REPOSITORY / "vars" / "kanikoBuild.groovy").read_text()
-    table = re.search(r"REQUESTED = \[(.*?)\]", step, re.S)
-    assert table
-    requested = re.findall(r"'(\w+)'", table[1])
-    own = ["container", "shell"]
-    page = (REPOSITORY / "vars" / "kanikoBuild.txt").read_text()
-    assert re.findall(r"<li><code>(\w+)</code>", page) == requested + own
-    docs = (REPOSITORY / "docs" / "jenkins.md").read_text().partition("## The step")[2]
-    assert re.findall(r"^\| `(\w+)` \|", docs.partition("\n## ")[0], re.M) == requested + own
-    for name in requested:
-        assert request_to_flags({"destinations": ["a:1"], name: None} | {"destinations": ["a:1"]})
+def test_what_a_request_names_is_bound_when_it_is_read(outcomes: dict[str, str]) -> None:
+    named = 0
+    for path in recorded():
+        request, bound = json.loads(path.read_bytes()), environment_of(path)
+        for url, user, password in logins("registries", request.get("registries") or []):
+            assert {user, password} <= bound.keys(), (path.name, url)
+            named += 1
+        for place in (request.get("secrets") or {}).values():
+            if "fileEnv" in place:
+                assert place["fileEnv"] in bound, path.name
+                named += 1
+        assert request.get("dockerConfig", "PYBUILD_REQUEST") in bound, path.name
+    assert named >= 5
 
 
-def test_every_step_has_a_help_page() -> None:
-    steps = {path.stem for path in (REPOSITORY / "vars").glob("*.groovy")}
-    assert steps
-    assert steps == {path.stem for path in (REPOSITORY / "vars").glob("*.txt")}
+def test_the_real_command_plans_what_the_steps_ask_for(
+    outcomes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each build of the Groovy tests as a dry run; what needs a server is left out."""
+    workspace = tmp_path / "workspace"
+    for folder in (".", "a", "api", "web", "worker", "sub dir"):
+        (workspace / folder / "a").mkdir(parents=True, exist_ok=True)
+        for name in ("Dockerfile", "a/Dockerfile"):
+            (workspace / folder / name).write_text("FROM scratch AS last\nCOPY . /a\n")
+    monkeypatch.chdir(workspace)
+    (workspace / "secret").write_text("x")
+    planned = 0
+    for path in recorded():
+        request = json.loads(path.read_bytes())
+        context = request.get("context", ".")
+        if request_command(request) not in ("build", "plan") or "://" in context:
+            continue
+        if context != "." and not (workspace / context).is_dir():
+            continue  # the hostile text
+        request |= {"dryRun": True, "cache": False, "reports": str(tmp_path / "reports")}
+        request |= {"dockerConfig": None, "secrets": None}
+        if request.get("sourceDateEpoch") == "commit":
+            request["sourceDateEpoch"] = 1
+        file = tmp_path / "request.json"
+        file.write_text(json.dumps(request))
+        bound = {**os.environ, **environment_of(path)}
+        arguments = request.get("buildArgs", {})
+        taken = [name for name, value in arguments.items() if value is None]
+        taken += request.get("buildArgsFromEnv", [])
+        status = carry_out_request(str(file), {**bound, **dict.fromkeys(taken, "x")})
+        assert (status, json.loads((tmp_path / "result.json").read_text())) == (
+            0,
+            {"schema": 1},
+        ), path.name
+        planned += 1
+    assert planned >= 60
+
+
+# --- the library ------------------------------------------------------------------------------
+
+STEPS = {
+    "kanikoBuild", "kanikoCredentials", "kanikoManifest", "kanikoPipeline", "kanikoPodTemplate",
+    "kanikoPodYaml", "kanikoPush", "kanikoTags",
+}  # fmt: skip
+
+
+def step(name: str) -> str:
+    return (REPOSITORY / "vars" / f"{name}.groovy").read_text()
+
+
+def documented(name: str) -> list[str]:
+    """The arguments in a step's help page, in its order."""
+    page = (REPOSITORY / "vars" / f"{name}.txt").read_text()
+    found = []
+    for item in re.findall(r"<li>(.*?):", page, re.S):
+        found += re.findall(r"<code>(\w+)</code>", item)
+    return found
+
+
+def listed(text: str, name: str) -> list[str]:
+    table = re.search(rf"\b{name} = \[(.*?)\]", text, re.S)
+    assert table, name
+    return re.findall(r"'(\w+)'", table[1])
+
+
+def library(name: str) -> str:
+    return (REPOSITORY / "src" / "kaniko" / f"{name}.groovy").read_text()
+
+
+def known(name: str) -> set[str]:
+    """The arguments that a step takes, from its code."""
+    if name == "kanikoPodYaml":
+        return set(listed(library("Pod"), "KNOWN"))
+    lists = {
+        "kanikoBuild": ("REQUESTED", "HERE"),
+        "kanikoPodTemplate": ("TEMPLATE", "OWN"),
+        "kanikoPipeline": ("OWN",),
+    }
+    own = [one for part in lists.get(name, ("KNOWN",)) for one in listed(step(name), part)]
+    if name in ("kanikoPush", "kanikoManifest"):
+        for part in ("DESTINATION", "REGISTRIES", "HERE"):
+            own += listed(library("Arguments"), part)
+    return set(own)
+
+
+def test_all_steps_are_there_each_with_a_help_page() -> None:
+    assert {path.stem for path in (REPOSITORY / "vars").glob("*.groovy")} == STEPS
+    assert {path.stem for path in (REPOSITORY / "vars").glob("*.txt")} == STEPS
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_every_argument_is_in_the_help_page(name: str) -> None:
+    found = documented(name)
+    assert len(found) == len(set(found))
+    assert set(found) == known(name)
+
+
+def test_every_argument_of_a_build_is_in_the_documentation_and_understood() -> None:
+    docs = (REPOSITORY / "docs" / "jenkins.md").read_text().partition("## kanikoBuild")[2]
+    cells = re.findall(r"^\| (`[^|]*) \|", docs.partition("\n## ")[0], re.M)
+    assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == known("kanikoBuild")
+    for name in listed(step("kanikoBuild"), "REQUESTED"):
+        assert request_to_flags({name: None} | {"destinations": ["a:1"]})
+
+
+def test_every_step_is_in_the_documentation() -> None:
+    docs = (REPOSITORY / "docs" / "jenkins.md").read_text()
+    assert all(f"`{name}" in docs or f"## {name}" in docs for name in STEPS)
+
+
+def test_no_step_has_a_value_in_a_command_line() -> None:
+    """Shell lines of the library are constants in single quotes."""
+    texts = [path.read_text() for path in [*(REPOSITORY / "vars").glob("*.groovy"),
+             *(REPOSITORY / "src").rglob("*.groovy")]]  # fmt: skip
+    scripts = [script for text in texts for script in re.findall(r"\bsh\(([^)]*)\)", text)]
+    assert len(scripts) == 2
+    for script in scripts:
+        assert re.search(r"script: (COMMAND|'[^'$]*'),", script), script

@@ -221,22 +221,42 @@ def test_containers_that_jenkins_enters_idle_without_a_terminal(template: Path) 
             assert "workingDir" not in container, "it would be another path than the agent's"
 
 
-def test_the_builder_needs_no_privilege_and_finds_its_credentials(template: Path) -> None:
+RUNG_OF = {"maven-kaniko": "default", "builder-only": "default"}
+
+
+def test_it_is_as_confined_as_the_same_rung_without_jenkins(template: Path) -> None:
+    """Two groups apart: the workspace belongs to the agent's, which restricted Pods have anyway."""
+    rung = RUNG_OF.get(template.stem, template.stem)
+    other = pod(REPOSITORY / f"pod-templates/kubernetes/{rung}-pod.yaml")["spec"]
+    mine = pod(template)["spec"]
+    assert mine["containers"][-1]["name"] == other["containers"][0]["name"] == "kaniko"
+    builder, plain = mine["containers"][-1], other["containers"][0]
+    assert builder["securityContext"] == plain["securityContext"]
+    for name in ("hostUsers", "runtimeClassName", "tolerations"):
+        assert mine.get(name) == other.get(name)
+    wanted = other.get("securityContext", {})
+    if rung != "openshift":
+        wanted = {"fsGroup": 1000, **wanted}
+    assert mine["securityContext"] == wanted
+    assert {"kubernetes.io/os": "linux"} | other.get("nodeSelector", {}) == mine["nodeSelector"]
+    tag = plain["image"].rpartition(":")[2]
+    assert builder["image"].rpartition(":")[2] == tag.replace("slim", "debug")  # Jenkins needs sh
+    for one in mine["containers"][:-1]:
+        assert one["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_the_builder_finds_its_credentials(template: Path) -> None:
     builder = containers(template)["kaniko"]
-    security = builder["securityContext"]
-    assert not security.get("privileged")
-    assert security["allowPrivilegeEscalation"] is False
-    assert "SYS_ADMIN" not in security["capabilities"]["add"]
     secrets = [volume for volume in pod(template)["spec"]["volumes"] if "secret" in volume]
-    assert secrets == [
-        {
-            "name": "dockercred",
-            "secret": {
-                "secretName": "dockercred",
-                "items": [{"key": ".dockerconfigjson", "path": "config.json"}],
-            },
-        }
-    ]
+    (secret,) = secrets
+    assert secret["secret"].pop("defaultMode", 0o440) == 0o440
+    assert secret == {
+        "name": "dockercred",
+        "secret": {
+            "secretName": "dockercred",
+            "items": [{"key": ".dockerconfigjson", "path": "config.json"}],
+        },
+    }
     mounted = {mount["name"]: mount for mount in builder["volumeMounts"]}["dockercred"]
     assert mounted["readOnly"]
     environment = {variable["name"]: variable["value"] for variable in builder["env"]}

@@ -16,16 +16,16 @@ abstract class PipelineScript extends SerializableScript {
     @Override
     Object invokeMethod(String name, Object args) {
         List<Object> given = InvokerHelper.asList(args)
-        Binding names = getBinding()
-        if (names.hasVariable(name)) {
-            return InvokerHelper.invokeMethod(names.getVariable(name), 'call', args)
+        Map<String, Script> library = CpsHarness.running().library
+        if (library.containsKey(name)) {
+            return InvokerHelper.invokeMethod(library[name], 'call', args)
         }
         if (name == EDGE) {
             return Continuable.suspend(name, new StepCall(given[1], given[2], given[0]))
         }
         StepCall call = Step.called(name, given)
         if (given && given.last() instanceof Closure) {
-            Object block = names.getVariable(CpsHarness.BLOCK)
+            Object block = library[CpsHarness.BLOCK]
             return InvokerHelper.invokeMethod(block, 'call', [name, call.arguments, given.last()] as Object[])
         }
         return Continuable.suspend(name, call)

@@ -6,7 +6,8 @@ class Step {
     private static final Class FLAG = Boolean
 
     static final Map<String, Map<String, Class>> KNOWN = [
-        archiveArtifacts: [artifacts: TEXT, allowEmptyArchive: FLAG],
+        always: [:],
+        archiveArtifacts: [artifacts: TEXT, allowEmptyArchive: FLAG, fingerprint: FLAG],
         checkout: [scm: Object],
         container: [name: TEXT, shell: TEXT],
         deleteDir: [:],
@@ -14,19 +15,34 @@ class Step {
         echo: [message: TEXT],
         error: [message: TEXT],
         fileExists: [file: TEXT],
+        junit: [testResults: TEXT, allowEmptyResults: FLAG],
+        kubernetesAgent: [:],
+        never: [:],
         node: [label: TEXT],
-        podTemplate: [yaml: TEXT, showRawYaml: FLAG],
+        nonresumable: [:],
+        onFailure: [:],
+        podTemplate: [yaml: TEXT, showRawYaml: FLAG, cloud: TEXT, namespace: TEXT, inheritFrom: TEXT,
+                      idleMinutes: Integer, slaveConnectTimeout: Integer, workspaceVolume: Object, podRetention: Object],
+        publishChecks: [name: TEXT, title: TEXT, summary: TEXT, conclusion: TEXT],
         pwd: [tmp: FLAG],
         readFile: [file: TEXT, encoding: TEXT],
         readTrusted: [path: TEXT],
+        retry: [count: Integer, conditions: List],
         sh: [script: TEXT, returnStatus: FLAG, returnStdout: FLAG, label: TEXT, encoding: TEXT],
         stage: [name: TEXT],
+        stash: [name: TEXT, includes: TEXT],
+        timeout: [time: Number, unit: TEXT],
+        unstash: [name: TEXT],
+        withCredentials: [bindings: List],
         withEnv: [overrides: List],
         writeFile: [file: TEXT, text: TEXT, encoding: TEXT],
     ]
 
     /** A call as the pipeline wrote it, with every argument named; as strict as the real steps. */
     static StepCall called(String name, List<Object> given) {
+        if (name == 'parallel') {
+            return branches((Map) given[0])
+        }
         Map<String, Class> parameters = KNOWN[name]
         if (parameters == null) {
             throw new NoSuchMethodError("No such DSL method '$name' found among steps")
@@ -52,5 +68,17 @@ class Step {
             plain[key.toString()] = value instanceof CharSequence ? value.toString() : value
         }
         return new StepCall(name, plain)
+    }
+
+    private static StepCall branches(Map given) {
+        given.each { key, value ->
+            boolean right = key == 'failFast' ? value instanceof Boolean : value instanceof Closure
+            if (!right) {
+                throw new IllegalArgumentException("parallel takes closures by name, not $key: $value")
+            }
+        }
+        Map<String, Object> named = [:]
+        given.each { key, value -> named[key.toString()] = value }
+        return new StepCall('parallel', named)
     }
 }
