@@ -181,7 +181,8 @@ class Files:
         """The kernel does what it can do as well."""
         who, mode = self._who.of(call.pid), mode & 0o7777
         may = who.can(identity.CAP_FOWNER)
-        if may and mode & stat.S_IRWXU == stat.S_IRWXU and not self._owners.has_modes:
+        usual = mode & (stat.S_IRWXU | stat.S_ISGID) == stat.S_IRWXU
+        if may and usual and not self._owners.has_modes:
             raise Passed
         path, flags = place()
         found = self._owners.find(path, flags)

@@ -68,7 +68,7 @@ class Making:
     ) -> int | None:
         owner = self._owner(call)
         nofollow = flags & (os.O_EXCL | os.O_NOFOLLOW)
-        usual = owner == (0, 0) and mode & OPEN == OPEN
+        usual = owner == (0, 0) and mode & OPEN == OPEN and not self._owners.has_modes
         if usual and not (nofollow and self._kernel.links):
             raise Passed
         place = self._kernel.place(call, directory, address, AT_SYMLINK_NOFOLLOW if nofollow else 0)
@@ -110,15 +110,17 @@ class Making:
             self._owners.set_mode(path, flags, self._mode(call, mode & 0o1777))
             return 0
         owner = self._owner(call)
-        usual = owner == (0, 0) and mode & stat.S_IRWXU == stat.S_IRWXU
+        open_ = mode & stat.S_IRWXU == stat.S_IRWXU
+        usual = owner == (0, 0) and open_ and not self._owners.has_modes
         if usual and not self._kernel.led_on:
             raise Passed
         mode = self._mode(call, mode & 0o1777)
         made = open_mode(mode, directory=True)
         self._make(call, path, owner, lambda: os.mkdir(path, made))
-        if made != mode:
-            above = self._owners.find(os.path.dirname(path.rstrip(b"/")), 0).mode
-            self._owners.set_mode(path.rstrip(b"/"), flags, mode | above & stat.S_ISGID)
+        above = self._owners.find(os.path.dirname(path.rstrip(b"/")), 0).mode
+        wanted = mode | above & stat.S_ISGID  # which may be in the record alone, so not inherited
+        if made != wanted:
+            self._owners.set_mode(path.rstrip(b"/"), flags, wanted)
         return 0
 
     def symlink(self, call: Notification) -> int:

@@ -173,7 +173,8 @@ class Owners:
         return known
 
     def set_mode(self, path: bytes, flags: int, mode: int) -> None:
-        """chmod(2), but that the file stays open to our user."""
+        """chmod(2), but that the file stays open to our user. The kernel drops the setgid bit
+        without a word where the file's group is none of ours."""
         (found,) = WORD.unpack_from(self._kernel.stat(path, flags), self._offsets[0])
         on_disk = open_mode(mode, directory=stat.S_ISDIR(found))
         try:
@@ -182,6 +183,9 @@ class Owners:
             if error.errno != errno.EPERM or not self._keeps_anothers_mode(path, flags, mode):
                 raise Failed(error.errno or errno.EIO) from error
             return
+        if on_disk & stat.S_ISGID:
+            (on_disk,) = WORD.unpack_from(self._kernel.stat(path, flags), self._offsets[0])
+            on_disk = stat.S_IMODE(on_disk)
         if on_disk != mode:
             self.has_modes = True
             self.note(path, flags).mode = mode

@@ -194,10 +194,10 @@ CASES = {
         "x\nd 555\nd/f 0\nn 0\nm 0\n600\n0\n----------\n111 3\n711\n550 5\n",
         records={
             "d": [0, 0, "", 0, 0, "0o555"],
-            "d/f": [-1, -1, "", 0, 0, "0o0"],
+            "d/f": [0, 0, "", 0, 0, "0o0"],
             "g": plain(3, 0),
             "i": [5, 0, "", 0, 0, "0o550"],
-            "n": plain(-1, -1),
+            "n": plain(0, 0),
         },
     ),
     "who may change a mode": Case(
@@ -231,6 +231,11 @@ CASES = {
         " ./j'",
         "uid=1001 gid=1002 euid=0(root) groups=1002\n"
         "uid=1001 gid=1002 euid=7(lp) egid=8(mail) groups=8(mail)\n",
+    ),
+    "the setgid bit of a directory whose group on disk is another's": Case(
+        "chown 0:15 /foreign; chmod 2775 /foreign; cd /foreign; mkdir sub; chmod 711 sub;"
+        " touch file; stat -c '%a %g' . sub file",
+        "2775 15\n2711 15\n644 15\n",
     ),
     "a directory with the setgid bit": Case(
         "mkdir d; chown 0:50 d; chmod 2777 d; setpriv --reuid=33 --regid=33 --clear-groups"
@@ -367,6 +372,8 @@ def make_root(directory: Path) -> Path:
     shutil.copy(bundle.BUSYBOX, tree / "usr/bin/busybox")
     subprocess.run(["chown", "-hR", f"{UID}:{UID}", tree], check=True)
     (root / "kaniko").rename(tree / "kaniko")
+    (tree / "foreign").mkdir()  # as names at the top of the agent image are
+    os.chown(tree / "foreign", UID, 0)
     for name in ("debs", "workspace", "driver"):
         (tree / name).mkdir()
     make_package(directory / "package", tree / "debs/hello.deb")
