@@ -220,6 +220,8 @@ def _prepared(job: Job, sink: EventSink, stop: Stop) -> Iterator[tuple[BuildRequ
             web=registries,
         )
         where = source_options.context_place(values, job.context)
+        for note in source_options.without_effect(values, where):
+            sink(Notice(Level.INFO, note))
         root = stack.enter_context(open_context(where, fetched, sink))
         turn.announce(keep=(root, *_kept(job)))
         found = find_dockerfile(

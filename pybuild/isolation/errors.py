@@ -63,11 +63,10 @@ class ProgramMissing(RunFailed):
 
     def __init__(self, program: str, search_path: str) -> None:
         where = "" if "/" in program else f" in PATH ({search_path})"
-        super().__init__(
-            f"executable not found{where}: {program}",
-            status=127,
-            hint="the image has no such program; in an image without a shell use RUN's exec form",
-        )
+        hint = "is it installed in this stage, and under this name?"
+        if program.endswith("sh"):
+            hint = "the image has no such shell; RUN's exec form, [\"program\", …], needs none"
+        super().__init__(f"executable not found{where}: {program}", status=127, hint=hint)
 
 
 class ProgramNotExecutable(RunFailed):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Event as Signal
 from typing import TYPE_CHECKING
@@ -73,6 +73,17 @@ def context_place(values: Values, named: str) -> str:
     from pybuild.context.kinds import with_bucket
 
     return with_bucket(named if "context" in values.given else "", bucket)
+
+
+def without_effect(values: Values, place: str) -> Iterator[str]:
+    """Tells of flags about other contexts than the one at `place`."""
+    from pybuild.context.git_url import is_git_url, without_password
+
+    shown = without_password(place.partition("?")[0])  # a signature may follow
+    if "git" in values.given and not is_git_url(place):
+        yield f"--git has no effect: the context {shown} is no git repository"
+    if "bucket" in values.given and place == values.text("context"):
+        yield f"--bucket has no effect: --context={shown} names the place itself"
 
 
 def context_options(

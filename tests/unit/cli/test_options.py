@@ -368,3 +368,24 @@ def test_folders_of_layers_are_known_before_the_root_is_taken_over(tmp_path: Pat
     assert not mine.exists()
     of_cache.layer_folders(parse("--cache", *flags))
     assert mine.is_dir() and not theirs.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "place", "told"),
+    [
+        pytest.param(("--git=branch=b",), "https://h/r.git", 0, id="git"),
+        pytest.param(("--git=branch=b",), "git://h/r", 0, id="kaniko's git"),
+        pytest.param(("--git=branch=b",), "/folder", 1, id="a folder"),
+        pytest.param(
+            ("--git=branch=b",), "https://me:Secret@h/a.tar?sig=Secret", 1, id="an archive"
+        ),
+        pytest.param(("--context=/f", "--bucket=b"), "/f", 1, id="a bucket and a folder"),
+        pytest.param(("--bucket=b",), "gs://b", 0, id="a bucket"),
+        pytest.param((), "/folder", 0, id="neither"),
+    ],
+)
+def test_flags_about_another_context_are_told_of(
+    argv: tuple[str, ...], place: str, told: int
+) -> None:
+    notes = list(of_source.without_effect(parse(*argv), place))
+    assert len(notes) == told and "Secret" not in " ".join(notes)
