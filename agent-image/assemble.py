@@ -24,7 +24,7 @@ from relocate import PREFIX, collect_libraries, is_elf, relocate
 MULTIARCH = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 PYTHON = "python3.11"
 EPOCH = 1_700_000_000
-# Modules that no builder needs; with them go ncurses, readline, Berkeley DB and SQLite.
+# Modules that no builder needs; with them go ncurses, readline and Berkeley DB.
 NO_MODULES = (
     *("test", "idlelib", "tkinter", "turtledemo", "turtle.py", "lib2to3", "ensurepip", "distutils"),
     *(
@@ -32,7 +32,6 @@ NO_MODULES = (
         "pydoc.py",
         "curses",
         "dbm",
-        "sqlite3",
         "venv",
         "unittest",
         "wsgiref",
@@ -46,7 +45,7 @@ NO_MODULES = (
         "__pycache__",
         "config-*",
     ),
-    *("_test*", "_tkinter*", "_curses*", "readline.*", "_sqlite3*", "_dbm*", "_gdbm*", "nis.*"),
+    *("_test*", "_tkinter*", "_curses*", "readline.*", "_dbm*", "_gdbm*", "nis.*"),
     *(
         "ossaudiodev*",
         "_xxtestfuzz*",
@@ -130,6 +129,7 @@ def make_runtime(unpacked: Path, root: Path, wheels: list[Path], multiarch: str)
     put_program(unpacked / "usr/bin" / PYTHON, ours / "bin" / PYTHON)
     (ours / "bin/python3").symlink_to(PYTHON)
     put_git(unpacked, ours)
+    put_program(unpacked / "usr/bin/ssh", ours / "ssh")
     put_authorities(unpacked, ours / "ssl")
     certifi = root / PACKAGES / "certifi/cacert.pem"
     certifi.unlink()

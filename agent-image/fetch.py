@@ -32,14 +32,19 @@ MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 AGENT = (
     *("python3.11-minimal", "libpython3.11-stdlib", "git", "ca-certificates", "busybox-static"),
+    "openssh-client",  # git contexts by ssh
+    "libsqlite3-0",  # rpm's database
     "libstdc++6",  # of the wheel that takes CRC-32C sums
 )
 TOOLS = ("python3.11-minimal", "libpython3.11-stdlib", "patchelf")
-# Dependencies that nothing of ours calls: git's Perl scripts, what configures packages, terminals.
+# Dependencies that nothing of ours calls: git's Perl scripts, what configures packages, terminals,
+# keys in hardware.
 NOT_NEEDED = re.compile(
     r"(lib)?perl.*|liberror-perl|git-man|debconf|dpkg|tar|openssl|media-types|readline-common|"
-    r"libreadline8|libncursesw6|libtinfo6|libsqlite3-0|libdb5.3|libgdbm.*|libnsl2|libtirpc.*|"
-    r"gcc-12-base|libselinux1|libacl1|libmd0|libuuid1|libsasl2-modules-db"
+    r"libreadline8|libncursesw6|libtinfo6|libdb5.3|libgdbm.*|libnsl2|libtirpc.*|"
+    r"gcc-12-base|libacl1|libmd0|libuuid1|libsasl2-modules-db|"
+    r"adduser|passwd|libpam.*|libaudit.*|libcap-ng0|libsemanage.*|libsepol2|libbsd0|libedit2|"
+    r"libfido2-1|libcbor.*|libudev1"
 )
 SOURCES = ("agent-image", "pybuild")
 

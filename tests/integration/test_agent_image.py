@@ -25,6 +25,7 @@ from tests.support import agent
 from tests.support.agent import EPOCH, AgentImage, storage_folder
 from tests.support.bases import push_bases
 from tests.support.bundle import Pod
+from tests.support.git_servers import ssh_server
 from tests.support.registry import make_certificates, running_registry
 
 pytestmark = [
@@ -390,6 +391,18 @@ def test_a_context_by_gits_own_protocol(image: AgentImage, host: str, repository
     finally:
         os.killpg(daemon.pid, 15)
         daemon.wait(10)
+
+
+def test_a_context_over_ssh(image: AgentImage, host: str, repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "ssh").mkdir()
+    with ssh_server(tmp_path / "ssh") as server:
+        flags = [f"--context={server.url(repository)}#main", f"--destination={host}/app:ssh"]
+        ok(image.run(*flags, volumes={str(server.home / ".ssh"): "/root/.ssh"}))
+
+
+def test_rpm_s_database_can_be_read(image: AgentImage) -> None:
+    script = "/kaniko/bin/python3 -I -S -c 'import sqlite3; print(sqlite3.sqlite_version)'"
+    assert ok(image.run(script, shell=True)).startswith("3.")
 
 
 class _Backend(http.server.BaseHTTPRequestHandler):
