@@ -9,9 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import subprocess
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -26,11 +23,10 @@ from pybuild.cli.request import (
     sources,
 )
 from pybuild.cli.request_run import carry_out_request
+from tests.support import groovy
 
 REPOSITORY = Path(__file__).parent.parent
-MODULE = REPOSITORY / "tests" / "groovy"
-SOURCES = sorted(MODULE.glob("src/test/groovy/**/*Test.groovy"))
-TIMEOUT_SECONDS = 600
+SOURCES = sorted(groovy.MODULE.glob("src/test/groovy/**/*Test.groovy"))
 
 # One worker runs Maven, whatever pytest-xdist does with the rest.
 pytestmark = pytest.mark.xdist_group("groovy")
@@ -44,45 +40,11 @@ def names_in(source: Path) -> list[str]:
 TESTS = [name for source in SOURCES for name in names_in(source)]
 
 
-def java_home() -> str:
-    java = shutil.which("javac") or ""
-    return os.environ.get("JAVA_HOME") or str(Path(java).resolve().parent.parent)
-
-
-def run_maven(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["mvn", "-B", "-ntp", "-q", "-Dmaven.test.failure.ignore=true", *options, "test"],
-        cwd=MODULE,
-        env={**os.environ, "JAVA_HOME": java_home()},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-    )
-
-
 @pytest.fixture(scope="session")
 def outcomes() -> dict[str, str]:
-    """Failure text by test, empty where it passed."""
-    if not shutil.which("mvn") or not shutil.which("javac"):
-        pytest.skip("needs: apt-get install maven openjdk-17-jdk-headless")
-    for stale in ("surefire-reports", "requests", "test-classes"):
-        shutil.rmtree(MODULE / "target" / stale, ignore_errors=True)
-    run = run_maven("-o")
-    if run.returncode and re.search(r"offline|has not been downloaded|resolve", run.stdout):
-        run = run_maven()
-    assert run.returncode == 0, run.stdout[-4000:]
-    found = {}
-    for report in (MODULE / "target" / "surefire-reports").glob("TEST-*.xml"):
-        for case in ET.parse(report).getroot().iter("testcase"):
-            name = f"{case.attrib['classname'].rpartition('.')[2]}.{case.attrib['name']}"
-            found[name] = "\n".join(
-                part.text or part.tag
-                for part in case
-                if part.tag in ("failure", "error", "skipped")
-            )
-    return found
+    if not groovy.is_available():
+        pytest.skip(f"needs: {groovy.NEEDED}")
+    return groovy.outcomes()
 
 
 def test_every_groovy_test_ran(outcomes: dict[str, str]) -> None:
@@ -103,7 +65,7 @@ COMMANDS = {"build": BUILD, "plan": PLAN, "push": PUSH, "manifest": MANIFEST}
 
 
 def recorded() -> list[Path]:
-    return sorted((MODULE / "target" / "requests").glob("*.json"))
+    return sorted(groovy.RECORDED.glob("*.json"))
 
 
 def environment_of(path: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pybuild.cli.parse import Values, parse_flags
 from pybuild.cli.request import (
     SCHEMA,
     Facts,
+    destinations,
     read_request,
     request_command,
     request_to_flags,
@@ -154,7 +155,9 @@ class _Kept:
             write_result(self._asked.file, {"schema": SCHEMA})
         elif self._asked.command != "build":
             seconds = time.time() - self._started
-            write_result(self._asked.file, pushed_of(self._pushed, seconds))
+            order = {name: place for place, name in enumerate(destinations(self._asked.request))}
+            told = sorted(self._pushed, key=lambda one: order.get(one.reference, len(order)))
+            write_result(self._asked.file, pushed_of(told, seconds))
         return status
 
     def _hand_over(self) -> None:

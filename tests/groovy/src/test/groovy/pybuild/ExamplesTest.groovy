@@ -18,25 +18,29 @@ class ExamplesTest extends StepTest {
         File file = name == 'Jenkinsfile' ? new File(CpsHarness.REPOSITORY, 'Jenkinsfile.example') :
             new File(FOLDER, "${name}.Jenkinsfile")
         harness.run(file.getText('UTF-8'))
-        List typed = pipeline.called('sh').collect { [script: it.arguments.script] }
         File folder = new File(System.getProperty('recorded'))
         folder.mkdirs()
-        new File(folder, "${name}.shell").setText(JsonOutput.toJson([shells: shellsOf(), requests: requests]), 'UTF-8')
+        new File(folder, "${name}.shell").setText(JsonOutput.toJson(
+            [shells: shellsOf(), requests: requests, pods: pipeline.called('podTemplate')*.arguments*.yaml]), 'UTF-8')
         assertTrue(pipeline.open.empty)
         return pipeline
     }
 
-    /** Each script with the container that it was typed in. */
+    /** Each script with the container that it was typed in, and the variables set around it. */
     private List shellsOf() {
-        List blocks = []
+        List open = []
         List found = []
         pipeline.calls.each { StepCall call ->
-            if (call.edge == StepCall.Edge.BEGIN && call.name == 'container') {
-                blocks << call.arguments.name
-            } else if (call.edge == StepCall.Edge.END && call.name == 'container') {
-                blocks.remove(blocks.size() - 1)
+            if (call.edge == StepCall.Edge.BEGIN) {
+                open << call
+            } else if (call.edge == StepCall.Edge.END) {
+                open.remove(open.size() - 1)
             } else if (call.name == 'sh') {
-                found << [container: blocks ? blocks.last() : 'jnlp', script: call.arguments.script]
+                List containers = open.findAll { it.name == 'container' }
+                found << [
+                    container: containers ? containers.last().arguments.name : 'jnlp', script: call.arguments.script,
+                    variables: open.findAll { it.name == 'withEnv' }.collectMany { it.arguments.overrides },
+                ]
             }
         }
         return found
