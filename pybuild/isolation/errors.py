@@ -65,7 +65,7 @@ class ProgramMissing(RunFailed):
         where = "" if "/" in program else f" in PATH ({search_path})"
         hint = "is it installed in this stage, and under this name?"
         if program.endswith("sh"):
-            hint = "the image has no such shell; RUN's exec form, [\"program\", …], needs none"
+            hint = 'the image has no such shell; RUN\'s exec form, ["program", …], needs none'
         super().__init__(f"executable not found{where}: {program}", status=127, hint=hint)
 
 
